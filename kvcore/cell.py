@@ -1,0 +1,140 @@
+"""One cell: a model x a dataset x a language x a rank budget; its identity, its folders, is it finished?"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvcore.schema import SettingError, Settings
+
+RECORD_NAME = "record.json"
+FAILURE_NAME = "failure.json"
+SETTINGS_NAME = "settings.yaml"
+
+
+def identity(content: Mapping[str, Any]) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 of the content's canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The settings of a cell together with the content hashes of what they point at.
+
+    Attributes:
+        settings: Checked settings.
+        model_revision: Hash of the weights, so that a path or a name never stands for content.
+        dataset_revision: Hash of the data file.
+    """
+
+    settings: Settings
+    model_revision: str
+    dataset_revision: str
+
+    @property
+    def spectrum_content(self) -> dict[str, Any]:
+        """All and only what changes the numbers of a spectrum."""
+        settings = self.settings
+        return {
+            "model": {"revision": self.model_revision}
+            | settings.model.model_dump(mode="json", include={"dtype", "attention", "template"}),
+            "dataset": {"revision": self.dataset_revision}
+            | settings.dataset.model_dump(
+                mode="json", include={"columns", "prompt", "max_examples", "max_tokens", "max_length"}
+            ),
+            "language": settings.language.model_dump(mode="json"),
+            "capture": settings.capture.model_dump(mode="json", include={"point"}),
+            "seed": settings.seed,
+        }
+
+    @property
+    def spectrum_id(self) -> str:
+        """Identity of the spectrum, shared by all cells with the same model, data and capture settings."""
+        return identity(self.spectrum_content)
+
+    @property
+    def id(self) -> str:
+        """Identity of the cell."""
+        return identity(
+            self.spectrum_content
+            | {
+                "rank_budget": self.settings.rank_budget.model_dump(mode="json"),
+                "evaluation": self.settings.evaluation.model_dump(mode="json", include={"target", "max_tokens"}),
+            }
+        )
+
+    @property
+    def spectrum_folder(self) -> Path:
+        """Where the spectrum is, or will be."""
+        return Path(self.settings.output_root) / "spectra" / self.spectrum_id
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's results are, or will be."""
+        settings = self.settings
+        data = f"{settings.dataset.name}-{settings.language.name}"
+        return Path(settings.output_root) / "runs" / settings.model.name / data / self.id
+
+    @property
+    def record_path(self) -> Path:
+        """The file whose presence says that the cell is finished."""
+        return self.folder / RECORD_NAME
+
+    def is_finished(self) -> bool:
+        """Say whether the cell's record is there; it is written last."""
+        return self.record_path.is_file()
+
+    def described_settings(self) -> dict[str, Any]:
+        """Return all settings as plain values, with the content hashes beside the names."""
+        values = self.settings.model_dump(mode="json")
+        values["model"]["revision"] = self.model_revision
+        values["dataset"]["revision"] = self.dataset_revision
+        return values
+
+    def open_folder(self) -> None:
+        """Create the cell's folder with its settings, which marks it as begun.
+
+        Raises:
+            SettingError: `output_root` cannot be written to.
+        """
+        text = yaml.safe_dump(self.described_settings(), sort_keys=False, allow_unicode=True)
+        try:
+            self.spectrum_folder.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.spectrum_folder.parent, os.W_OK):
+                raise PermissionError("its folder spectra is read-only")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / SETTINGS_NAME, text)
+            (self.folder / FAILURE_NAME).unlink(missing_ok=True)
+        except OSError as error:
+            raise SettingError("output_root", self.settings.output_root, f"cannot be written to ({error})") from error
+
+    def require_space(self, needed_bytes: int) -> None:
+        """Check before the long work that its results will fit on the disk.
+
+        Raises:
+            SettingError: The disk under `output_root` has less room.
+        """
+        free = shutil.disk_usage(self.settings.output_root).free
+        if free < needed_bytes:
+            allowed = f"its disk has {free / 1e6:.0f} MB free, and this cell may write {needed_bytes / 1e6:.0f} MB"
+            raise SettingError("output_root", self.settings.output_root, allowed)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either absent (or as it was) or complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

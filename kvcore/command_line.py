@@ -1,0 +1,73 @@
+"""How a command ends: its exit code, and one clear line for a user's mistake instead of a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kvcore.evaluation.gates import GateError
+from kvcore.schema import SettingError, Settings, SettingsError, nearest, parse_settings, setting_names
+
+FAILED = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the process with a clear line, not a traceback, where the cause is known.
+
+    Exit codes: 1 where a gate failed, 2 for a mistake in the settings or in what they point at, 130 when
+    interrupted. Everything else is a defect and keeps its traceback. To be used around a Hydra entry point,
+    for errors of composing the configuration, and inside it, where Hydra would add lines of its own.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, always with code 1
+    try:
+        yield
+    except (SettingError, SettingsError) as error:
+        _exit(USER_ERROR, str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(USER_ERROR, describe_configuration_error(error))
+    except GateError as error:
+        _exit(FAILED, f"{error}. These numbers cannot be trusted; gates=warn records them all the same.")
+    except KeyboardInterrupt:
+        _exit(INTERRUPTED, "interrupted; the same command goes on after the last finished stage")
+
+
+def settings_from(config: DictConfig) -> Settings:
+    """Turn a composed configuration into checked settings.
+
+    Raises:
+        SettingsError: One line per fault.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    return parse_settings(_without_missing(values))
+
+
+def describe_configuration_error(error: Exception) -> str:
+    """Turn an error of composing the configuration into a line that names the nearest valid names."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group} = {option!r}: there is no such option; {nearest(option, list(error.options))}"
+    if unknown := re.search(r"Could not override '([^']+)'", message):
+        return f"{unknown[1]} is no setting: {nearest(unknown[1], setting_names())}"
+    return message
+
+
+def _without_missing(values: Any) -> Any:  # noqa: ANN401 - a nested configuration value
+    """Drop values left as `???`, so that they are reported as missing together with all other faults."""
+    if isinstance(values, dict):
+        return {key: _without_missing(value) for key, value in values.items() if value != "???"}
+    return values
+
+
+def _exit(code: int, message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201 - the last word of a command
+    raise SystemExit(code)

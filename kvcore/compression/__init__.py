@@ -1,0 +1,1 @@
+"""From spectra to ranks, and ranks into the model."""

@@ -1,0 +1,187 @@
+"""From examples to tokens: rendering, tokenization, and exactly as many tokens as asked for."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kvcore.data.examples import Example
+from kvcore.schema import SettingError
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One tokenized example.
+
+    Attributes:
+        tokens: (length,) token ids, special tokens included.
+        byte_starts: (length,) where each token's text begins in the UTF-8 bytes of the example.
+        byte_ends: (length,) where it ends.
+        response_start: Index of the first token that carries a character of the response.
+    """
+
+    tokens: Tensor
+    byte_starts: Tensor
+    byte_ends: Tensor
+    response_start: int
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def cut(self, length: int) -> "EncodedExample":
+        """Return the first `length` tokens."""
+        return replace(
+            self,
+            tokens=self.tokens[:length],
+            byte_starts=self.byte_starts[:length],
+            byte_ends=self.byte_ends[:length],
+        )
+
+    def first_target(self, target: str) -> int:
+        """Return the index of the first predicted token, for `all` tokens or those of the `response`.
+
+        The first token of an example has nothing before it and is never predicted.
+        """
+        return max(1, self.response_start if target == "response" else 1)
+
+    def target_bytes(self, target: str) -> int:
+        """Return how many UTF-8 bytes of text the predicted tokens stand for."""
+        first = self.first_target(target)
+        if first >= len(self):
+            return 0
+        return int(self.byte_ends[first:].max() - self.byte_starts[first])
+
+
+def select(examples: Sequence[Example], *, max_examples: int | None, seed: int) -> list[Example]:
+    """Return the examples in an order drawn by the seed, at most `max_examples` of them.
+
+    Raises:
+        SettingError: More examples are asked for than exist.
+    """
+    if max_examples is not None and max_examples > len(examples):
+        raise SettingError("dataset.max_examples", max_examples, f"the dataset has {len(examples)}")
+    order = list(range(len(examples)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - a reproducible draw, not a secret
+    return [examples[index] for index in order[:max_examples]]
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: str = "plain",
+    max_length: int | None = None,
+    max_tokens: int | None = None,
+) -> list[EncodedExample]:
+    """Tokenize examples in order.
+
+    Args:
+        examples: Examples; those without a prompt are tokenized verbatim.
+        tokenizer: A fast tokenizer.
+        template: `plain` or `chat`, see `_render`.
+        max_length: Longer examples are cut to this many tokens.
+        max_tokens: Stop at exactly this many tokens, cutting the last example.
+
+    Raises:
+        SettingError: There are fewer than `max_tokens` tokens, or none at all.
+        ValueError: The tokenizer gives no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer {type(tokenizer).__name__}: a fast one is needed, for the offsets of its tokens")
+    encoded: list[EncodedExample] = []
+    total = 0
+    for example in _encode_all(examples, tokenizer, template):
+        room = min(bound for bound in (max_length, len(example)) if bound is not None)
+        if max_tokens is not None:
+            room = min(room, max_tokens - total)
+        if room > 0:
+            encoded.append(example.cut(room))
+            total += room
+        if total == max_tokens:
+            return encoded
+    if max_tokens is not None:
+        raise SettingError("dataset.max_tokens", max_tokens, f"the selected examples have {total} tokens")
+    if not encoded:
+        raise SettingError("dataset", len(examples), "none of these examples has a token")
+    return encoded
+
+
+def first_tokens(encoded: Sequence[EncodedExample], count: int, setting: str) -> list[EncodedExample]:
+    """Return the first examples, the last one cut, with exactly `count` tokens together.
+
+    Raises:
+        SettingError: There are fewer tokens; names `setting`.
+    """
+    chosen: list[EncodedExample] = []
+    missing = count
+    for example in encoded:
+        if missing > 0:
+            chosen.append(example.cut(missing))
+            missing -= len(chosen[-1])
+    if missing > 0:
+        raise SettingError(setting, count, f"the selected examples have {count - missing} tokens")
+    return chosen
+
+
+def _encode_all(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, template: str
+) -> Iterator[EncodedExample]:
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples[start : start + _CHUNK]
+        rendered = [_render(example, tokenizer, template) for example in chunk]
+        batch = tokenizer(
+            [prompt + response for prompt, response in rendered],
+            # A chat template writes the special tokens itself.
+            add_special_tokens=template == "plain",
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for (prompt, response), tokens, offsets in zip(
+            rendered, batch["input_ids"], batch["offset_mapping"], strict=True
+        ):
+            yield _encoded(prompt, response, tokens, offsets)
+
+
+def _render(example: Example, tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str]:
+    """Return the prompt part and the response part of an example's text.
+
+    `plain`: the prompt, a blank line, the response. `chat`: the tokenizer's chat template with the prompt
+    as the user's turn and the response as the assistant's. A text without a prompt is used verbatim.
+
+    Raises:
+        SettingError: The tokenizer has no chat template, or one that rewrites the prompt.
+    """
+    if template == "plain":
+        return ("", example.response) if example.prompt is None else (f"{example.prompt}\n\n", example.response)
+    if not tokenizer.chat_template:
+        raise SettingError("model.template", template, "this tokenizer has no chat template; allowed: plain")
+    if example.prompt is None:
+        raise SettingError("model.template", template, "a dataset with a text column has no turns; allowed: plain")
+    question = [{"role": "user", "content": example.prompt}]
+    answer = [{"role": "assistant", "content": example.response}]
+    prompt = str(tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True))
+    text = str(tokenizer.apply_chat_template(question + answer, tokenize=False))
+    if not text.startswith(prompt):
+        raise SettingError("model.template", template, "this chat template rewrites the prompt once it is answered")
+    return prompt, text[len(prompt) :]
+
+
+def _encoded(prompt: str, response: str, tokens: Sequence[int], offsets: Sequence[tuple[int, int]]) -> EncodedExample:
+    text = prompt + response
+    bytes_before = [0]
+    for character in text:
+        bytes_before.append(bytes_before[-1] + len(character.encode("utf-8", "surrogatepass")))
+    response_start = next((index for index, (_, end) in enumerate(offsets) if end > len(prompt)), len(tokens))
+    return EncodedExample(
+        tokens=torch.tensor(tokens, dtype=torch.long),
+        byte_starts=torch.tensor([bytes_before[start] for start, _ in offsets], dtype=torch.long),
+        byte_ends=torch.tensor([bytes_before[end] for _, end in offsets], dtype=torch.long),
+        response_start=response_start,
+    )

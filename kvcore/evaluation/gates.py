@@ -1,0 +1,180 @@
+"""Gates: checks that tell whether a run can be trusted, made in every run on a sample of its data."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from kvcore.capture import capture
+from kvcore.compression.allocation import Ranks, rank_at_ratio
+from kvcore.compression.truncation import truncated
+from kvcore.data.batches import Advance, Batch, count_tokens, unobserved
+from kvcore.evaluation.perplexity import sum_likelihood
+from kvcore.model.geometry import KINDS, Geometry, LayerKind
+from kvcore.spectrum.tables import Spectra
+
+TAIL_ENERGY_LIMIT = 1e-3
+TAIL_ENERGY_RATIO = 0.5
+
+
+class GateError(RuntimeError):
+    """A gate failed: the numbers of this run cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The outcome of one check.
+
+    Attributes:
+        passed: Whether the numbers can be trusted.
+        value: What was measured.
+        limit: What it was compared with.
+    """
+
+    passed: bool
+    value: float
+    limit: float
+
+
+def nll_tolerance(dtype: torch.dtype) -> float:
+    """Return up to which change of the mean NLL two forward passes count as the same."""
+    return 1e-4 if dtype == torch.float32 else 1e-2
+
+
+def check_token_count(spectra: Spectra, batches: Sequence[Batch]) -> Gate:
+    """Every layer saw exactly the tokens fed; value: the largest difference, in tokens."""
+    fed = sum(int(batch.mask.sum()) for batch in batches)
+    difference = max(abs(spectrum.tokens - fed) for spectrum in spectra.values())
+    return Gate(difference == 0, difference, 0)
+
+
+def check_perplexity(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    spectra: Spectra,
+    sample: Sequence[Batch],
+    advance: Advance = unobserved,
+) -> tuple[Gate, Gate]:
+    """Truncation to full rank changes nothing, and truncation to rank 1 does.
+
+    Args:
+        model: The model.
+        geometry: Its key and value projections.
+        spectra: Spectrum by layer and kind.
+        sample: Batches to score.
+        advance: Told the number of tokens of each batch when it is done.
+
+    Returns:
+        The gate of full rank, with |delta NLL| per token as its value; and the gate of rank 1, of keys alone
+        and of values alone, with the smaller |delta NLL| per token as its value.
+    """
+
+    def mean_nll(ranks: Ranks) -> float:
+        with truncated(geometry, spectra, ranks):
+            return sum_likelihood(model, sample, advance).mean_nll
+
+    baseline = mean_nll({})
+    unchanged = abs(mean_nll({place: spectrum.kv_dim for place, spectrum in spectra.items()}) - baseline)
+    moved = min(abs(mean_nll({place: 1 for place in spectra if place.kind == kind}) - baseline) for kind in KINDS)
+    tolerance = nll_tolerance(model.dtype)
+    return Gate(unchanged <= tolerance, unchanged, tolerance), Gate(moved > tolerance, moved, tolerance)
+
+
+def check_tail_energy(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    spectra: Spectra,
+    sample: Sequence[Batch],
+    advance: Advance = unobserved,
+) -> Gate:
+    """Truncation to half the rank loses the energy that the spectrum says it loses.
+
+    Predicted: where the sample is all the data, the sum of the squared singular values of the tail; else the
+    energy of the sample outside the leading right singular vectors. Measured: the squared Frobenius distance
+    between what the projections put out as they are and as truncated, for the same inputs.
+
+    Args:
+        model: The model.
+        geometry: Its key and value projections.
+        spectra: Spectrum by layer and kind.
+        sample: Batches to compare on.
+        advance: Told the number of tokens of each batch when it is done.
+
+    Returns:
+        A gate with the largest relative difference over all layers and kinds as its value.
+    """
+    ranks = {place: rank_at_ratio(TAIL_ENERGY_RATIO, spectrum.kv_dim) for place, spectrum in spectra.items()}
+    error = _TruncationError(geometry, spectra, ranks)
+    with error.watching(), capture(model, geometry, error.add) as run:
+        for batch in sample:
+            error.mask = batch.mask
+            run(batch)
+            advance(batch.token_count)
+    rounding = torch.finfo(model.dtype).eps ** 2 / TAIL_ENERGY_LIMIT
+    sample_tokens = count_tokens(sample)
+    differences = []
+    for place, spectrum in spectra.items():
+        seen = error.energies[place]
+        energies = spectrum.singular_values.square() if spectrum.tokens == sample_tokens else seen
+        predicted = float(energies[ranks[place] :].sum())
+        # A tail below the rounding of the model's own arithmetic cannot be told from it.
+        scale = max(predicted, rounding * float(seen.sum()))
+        differences.append(abs(float(error.squared[place]) - predicted) / scale if scale else 0.0)
+    return Gate(max(differences) <= TAIL_ENERGY_LIMIT, max(differences), TAIL_ENERGY_LIMIT)
+
+
+class _TruncationError:
+    """Sums the squared error of truncation at each projection, for the inputs of the untruncated model.
+
+    Attributes:
+        energies: (kv_dim,) float64 by layer and kind: squared length along each right singular vector.
+        squared: Squared Frobenius distance by layer and kind, scalar float64.
+        mask: (batch, length) bool of the batch that is being run.
+    """
+
+    def __init__(self, geometry: Geometry, spectra: Spectra, ranks: Ranks) -> None:
+        self._geometry = geometry
+        with truncated(geometry, spectra, ranks):
+            self._folded = {
+                projection.place: (projection.linear.weight, projection.linear.bias) for projection in geometry
+            }
+        self._vectors = {
+            projection.place: spectra[projection.place].right_singular_vectors.to(projection.linear.weight.device)
+            for projection in geometry
+        }
+        self._inputs: dict[LayerKind, Tensor] = {}
+        self.energies: dict[LayerKind, Tensor] = {
+            place: torch.zeros(len(vectors), dtype=torch.float64) for place, vectors in self._vectors.items()
+        }
+        self.squared: dict[LayerKind, Tensor] = {place: torch.zeros((), dtype=torch.float64) for place in self._vectors}
+        self.mask = torch.zeros(0, dtype=torch.bool)
+
+    def watching(self) -> ExitStack:
+        """Return a context in which the inputs of all projections are noted."""
+        stack = ExitStack()
+        for projection in self._geometry:
+            stack.callback(projection.linear.register_forward_pre_hook(self._noting(projection.place)).remove)
+        return stack
+
+    def _noting(self, place: LayerKind) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._inputs[place] = inputs[0]
+
+        return hook
+
+    def add(self, place: LayerKind, rows: Tensor) -> None:
+        """Compare (tokens, kv_dim) rows with what the folded parameters make of the same inputs."""
+        inputs = self._inputs.pop(place)
+        truncated_rows = functional.linear(inputs[self.mask.to(inputs.device)], *self._folded[place])
+        exact = rows.double()
+        self.squared[place] += (exact - truncated_rows.double()).square().sum().cpu()
+        self.energies[place] += (exact @ self._vectors[place]).square().sum(0).cpu()
+
+
+def failed(gates: Mapping[str, Gate]) -> list[str]:
+    """Return the names of the gates that did not pass."""
+    return [name for name, gate in gates.items() if not gate.passed]

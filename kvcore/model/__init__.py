@@ -1,0 +1,1 @@
+"""Loading language models and knowing where they keep their keys and values."""

@@ -1,0 +1,252 @@
+"""The order of stages for one cell: the only file that sees them all."""
+
+import json
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from kvcore.cell import FAILURE_NAME, Cell, write_atomically
+from kvcore.data.batches import Batch, count_tokens, make_batches
+from kvcore.data.encoding import EncodedExample, encode, first_tokens, select
+from kvcore.data.examples import examples_from_rows
+from kvcore.data.sources import file_hash, find_data_file, read_rows
+from kvcore.evaluation.gates import (
+    Gate,
+    GateError,
+    check_perplexity,
+    check_tail_energy,
+    check_token_count,
+    failed,
+)
+from kvcore.evaluation.surface import grid_mean_nd_ppl, grid_points, perplexity_surface
+from kvcore.model.geometry import Geometry, check_family, discover
+from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
+from kvcore.progress import StageProgress
+from kvcore.results import figures
+from kvcore.results.record import (
+    Record,
+    describe_device,
+    finite,
+    git_commit,
+    library_versions,
+    peak_memory_bytes,
+)
+from kvcore.results.summary import print_summary
+from kvcore.schema import SettingError, Settings
+from kvcore.spectrum.measurement import Measurement, measure_batches
+from kvcore.spectrum.storage import is_complete, load_measurement, save_measurement, spectrum_bytes
+from kvcore.spectrum.tables import is_converged, model_level_ner, tokens_per_dim
+
+GATE_SAMPLE_TOKENS = 1024
+_TABLES_AND_FIGURES_BYTES = 20_000_000
+
+
+class _Inputs(NamedTuple):
+    """What is measured, on what."""
+
+    model: PreTrainedModel
+    geometry: Geometry
+    encoded: list[EncodedExample]
+
+
+def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
+    """Run one cell, unless it is finished, and return the path of its record.
+
+    Args:
+        settings: Checked settings.
+        console: Where the result is printed; nothing is printed without one.
+
+    Raises:
+        SettingError: Something the settings point at cannot be used.
+        GateError: A gate failed and `gates` is `fail`.
+    """
+    with StageProgress(visible=console is not None and console.is_terminal) as progress:
+        cell, weights, data_file = _identify(settings, progress)
+        if cell.is_finished():
+            if console is not None:
+                console.print(
+                    "This cell is finished; nothing to do. Another seed, or its folder removed, runs it anew."
+                )
+            return cell.record_path
+        cell.open_folder()
+        try:
+            record, surface, paths = _run_stages(cell, weights, data_file, progress)
+        except Exception as error:
+            _write_failure(cell, progress.stage, error)
+            raise
+    if console is not None:
+        print_summary(console, record, surface, paths)
+    return cell.record_path
+
+
+def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Path]:
+    """Find weights and data, refuse what cannot be measured, and hash what they contain."""
+    with progress.running("prepare", "finding weights and data"):
+        dataset, model = settings.dataset, settings.model
+        data_file = find_data_file(source=dataset.source, path=dataset.path)
+        weights = find_weights(
+            source=model.source, name=model.name, parts=model.parts, sha256=model.sha256, path=model.path
+        )
+        config = read_config(weights)
+        check_family(config)
+        if dataset.max_length > config.max_position_embeddings:
+            context = f"the context of model {model.name} is {config.max_position_embeddings} tokens"
+            raise SettingError("dataset.max_length", dataset.max_length, context)
+        return Cell(settings, weights.revision, file_hash(data_file)), weights, data_file
+
+
+def _run_stages(
+    cell: Cell, weights: Weights, data_file: Path, progress: StageProgress
+) -> tuple[Record, pd.DataFrame, list[Path]]:
+    settings = cell.settings
+    inputs = _load(settings, weights, data_file, progress)
+    cell.require_space(spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
+    evaluated = _evaluation_batches(settings, inputs.encoded)
+    batches = make_batches(inputs.encoded, batch_tokens=settings.capture.batch_tokens)
+
+    measurement = _measure(cell, inputs, batches, progress)
+    layers = measurement.layers
+    layers.to_parquet(cell.folder / "layers.parquet")
+    measurement.convergence.to_parquet(cell.folder / "convergence.parquet")
+
+    gates = _check_gates(cell, inputs, measurement, batches, progress)
+    surface = _evaluate(settings, inputs, measurement, evaluated, progress)
+    surface.to_parquet(cell.folder / "perplexity.parquet")
+    with progress.running("figures", "drawing figures"):
+        drawings = _draw(cell, layers, surface)
+
+    device = inputs.model.device
+    spectra = measurement.spectra.values()
+    record = Record(
+        status="untrusted" if failed(gates) else "finished",
+        id=cell.id,
+        spectrum_id=cell.spectrum_id,
+        settings=cell.described_settings(),
+        tokens=count_tokens(batches),
+        tokens_per_dim=min(tokens_per_dim(spectrum) for spectrum in spectra),
+        converged=all(is_converged(spectrum) for spectrum in spectra),
+        ner=model_level_ner(layers),
+        perplexity={"baseline": float(surface["perplexity"].iloc[0]), "grid_mean_nd_ppl": grid_mean_nd_ppl(surface)},
+        gates=gates,
+        versions=library_versions(),
+        git_commit=git_commit(),
+        device=describe_device(device),
+        seconds=progress.seconds,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
+    record.write(cell.record_path)
+    return record, surface, [cell.spectrum_folder, *sorted(cell.folder.glob("*.parquet")), *drawings]
+
+
+def _load(settings: Settings, weights: Weights, data_file: Path, progress: StageProgress) -> _Inputs:
+    model_settings, dataset = settings.model, settings.dataset
+    with progress.running("load", f"loading {model_settings.name}"):
+        model = load_model(
+            weights,
+            dtype=model_settings.dtype,
+            device=model_settings.device,
+            attention=model_settings.attention,
+        )
+        tokenizer = load_tokenizer(weights)
+        geometry = discover(model)
+    with progress.running("read", f"reading {dataset.name}"):
+        examples = examples_from_rows(
+            read_rows(data_file), prompt_template=dataset.prompt, **dataset.columns.model_dump()
+        )
+        encoded = encode(
+            select(examples, max_examples=dataset.max_examples, seed=settings.seed),
+            tokenizer,
+            template=model_settings.template,
+            max_length=dataset.max_length,
+            max_tokens=dataset.max_tokens,
+        )
+    return _Inputs(model, geometry, encoded)
+
+
+def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -> list[Batch]:
+    evaluation = settings.evaluation
+    if evaluation.max_tokens is not None:
+        encoded = first_tokens(encoded, evaluation.max_tokens, "evaluation.max_tokens")
+    batches = make_batches(encoded, batch_tokens=evaluation.batch_tokens, target=evaluation.target)
+    if not any(batch.targets.any() for batch in batches):
+        raise SettingError("evaluation.target", evaluation.target, "these examples have no such token to predict")
+    return batches
+
+
+def _measure(cell: Cell, inputs: _Inputs, batches: Sequence[Batch], progress: StageProgress) -> Measurement:
+    """Read the spectrum from disk, where it is computed first if need be: every cell uses the same numbers."""
+    if is_complete(cell.spectrum_folder):
+        progress.say(f"using the spectrum in {cell.spectrum_folder}")
+    else:
+        description = f"capturing {inputs.geometry.num_layers} layers"
+        with progress.running("capture", description, count_tokens(batches)) as advance:
+            measurement = measure_batches(inputs.model, inputs.geometry, batches, advance)
+            save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
+    return load_measurement(cell.spectrum_folder)
+
+
+def _check_gates(
+    cell: Cell, inputs: _Inputs, measurement: Measurement, batches: Sequence[Batch], progress: StageProgress
+) -> dict[str, Gate]:
+    size = min(GATE_SAMPLE_TOKENS, count_tokens(batches))
+    sample = make_batches(
+        first_tokens(inputs.encoded, size, "the sample for the gates"),
+        batch_tokens=cell.settings.capture.batch_tokens,
+    )
+    spectra = measurement.spectra
+    with progress.running("gates", "checking gates", 5 * size) as advance:
+        unchanged, moved = check_perplexity(inputs.model, inputs.geometry, spectra, sample, advance)
+        gates = {
+            "token_count": check_token_count(spectra, batches),
+            "full_rank": unchanged,
+            "tail_energy": check_tail_energy(inputs.model, inputs.geometry, spectra, sample, advance),
+            "perplexity_moves": moved,
+        }
+    if failed(gates) and cell.settings.gates == "fail":
+        raise GateError(
+            "; ".join(
+                f"gate {name}: value {gates[name].value:.3g}, limit {gates[name].limit:.3g}" for name in failed(gates)
+            )
+        )
+    return gates
+
+
+def _evaluate(
+    settings: Settings,
+    inputs: _Inputs,
+    measurement: Measurement,
+    batches: Sequence[Batch],
+    progress: StageProgress,
+) -> pd.DataFrame:
+    points = grid_points(settings.rank_budget.key_ratios, settings.rank_budget.value_ratios)
+    description = f"perplexity at {len(points)} rank ratios"
+    with progress.running("perplexity", description, len(points) * count_tokens(batches)) as advance:
+        return perplexity_surface(inputs.model, inputs.geometry, measurement.spectra, batches, points, advance)
+
+
+def _draw(cell: Cell, layers: pd.DataFrame, surface: pd.DataFrame) -> list[Path]:
+    settings = cell.settings
+    title = f"{settings.model.name} on {settings.dataset.name}, {settings.language.name}"
+    folder = cell.folder / "figures"
+    return figures.save_figure(figures.layerwise_ner(layers, title), folder, "layerwise_ner") + figures.save_figure(
+        figures.perplexity_heatmap(surface, title), folder, "perplexity_heatmap"
+    )
+
+
+def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
+    """Leave word of what went wrong; the cell stays unfinished."""
+    failure = {
+        "stage": stage,
+        "error": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "settings": cell.described_settings(),
+    }
+    try:
+        write_atomically(cell.folder / FAILURE_NAME, json.dumps(finite(failure), indent=2, ensure_ascii=False) + "\n")
+    except OSError:
+        return  # a full disk: the error itself is what the user must see

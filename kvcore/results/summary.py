@@ -1,0 +1,71 @@
+"""What a person sees at the end of a cell."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kvcore.results.record import Record
+
+
+def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths: list[Path]) -> None:
+    """Print the normalized effective ranks, the perplexity surface, the gates and what was written."""
+    console.print(_ner_table(record))
+    console.print(_surface_table(surface))
+    console.print(_gate_table(record))
+    for path in paths:
+        # Paths are for copying: never wrapped.
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _ner_table(record: Record) -> Table:
+    settings = record.settings
+    title = f"{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for heading in (
+        "NER keys",
+        "NER values",
+        "tokens",
+        "tokens / dim",
+        "converged",
+        "perplexity",
+        "mean ND-PPL",
+    ):
+        table.add_column(heading, justify="right")
+    mean = record.perplexity["grid_mean_nd_ppl"]
+    table.add_row(
+        f"{record.ner['key']:.4f}",
+        f"{record.ner['value']:.4f}",
+        f"{record.tokens:,}",
+        f"{record.tokens_per_dim:.1f}",
+        "yes" if record.converged else "NO",
+        f"{record.perplexity['baseline']:.4f}",
+        "-" if mean is None else f"{mean:.4g}",
+    )
+    return table
+
+
+def _surface_table(surface: pd.DataFrame) -> Table:
+    table = Table(title="perplexity by rank ratio (rows: keys, columns: values)", box=box.SIMPLE, title_justify="left")
+    value_ratios = sorted(surface["value_ratio"].unique(), reverse=True)
+    perplexity = surface.set_index(["key_ratio", "value_ratio"])["perplexity"].to_dict()
+    table.add_column("", justify="right")
+    for value_ratio in value_ratios:
+        table.add_column(f"{value_ratio:g}", justify="right")
+    for key_ratio in sorted(surface["key_ratio"].unique(), reverse=True):
+        row = (perplexity.get((key_ratio, value_ratio)) for value_ratio in value_ratios)
+        table.add_row(f"{key_ratio:g}", *("-" if value is None else f"{value:.5g}" for value in row))
+    return table
+
+
+def _gate_table(record: Record) -> Table:
+    table = Table(title="gates", box=box.SIMPLE, title_justify="left")
+    table.add_column("gate")
+    table.add_column("value", justify="right")
+    table.add_column("limit", justify="right")
+    table.add_column("passed")
+    for name, gate in record.gates.items():
+        table.add_row(name, f"{gate.value:.3g}", f"{gate.limit:.3g}", "yes" if gate.passed else "NO")
+    return table

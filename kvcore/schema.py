@@ -1,0 +1,204 @@
+"""Typed, frozen settings for every choice a user makes, checked as a whole before anything loads."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class SettingError(ValueError):
+    """A user's setting that cannot be used: names the dotted setting, its value and what is allowed."""
+
+    def __init__(self, setting: str, value: object, allowed: str) -> None:
+        """Say that `setting` has a `value` that is not `allowed`."""
+        super().__init__(f"{setting} = {value!r}: {allowed}")
+
+
+class SettingsError(ValueError):
+    """All faults of one set of settings, a line each."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+RankRatio = Annotated[float, Field(gt=0, le=1)]
+RankRatios = Annotated[tuple[RankRatio, ...], Field(strict=False)]
+Target = Literal["all", "response"]
+Template = Literal["plain", "chat"]
+
+
+class WeightsPart(_Group):
+    """A file inside an installed package: one piece of a GGUF file."""
+
+    package: str
+    version: str
+    file: str
+
+
+class ModelSettings(_Group):
+    """Which weights, in which arithmetic, and how a prompt and a response become one text."""
+
+    name: Name
+    source: Literal["packaged", "folder"]
+    parts: Annotated[tuple[WeightsPart, ...], Field(strict=False)] = ()
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    path: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    template: Template = "plain"
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "packaged" and not (self.parts and self.sha256):
+            raise ValueError("source packaged needs parts and sha256")
+        if self.source == "folder" and not self.path:
+            raise ValueError("source folder needs path")
+        return self
+
+
+class ColumnSettings(_Group):
+    """Which column of a row holds what; a row with a text column only is used verbatim."""
+
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _something_is_mapped(self) -> Self:
+        if not (self.text or self.instruction):
+            raise ValueError("map instruction (with input and output), or text")
+        return self
+
+
+class DatasetSettings(_Group):
+    """Which rows, how they become examples, and how many of them."""
+
+    name: Name
+    source: Literal["pocket", "local"]
+    path: str
+    columns: ColumnSettings
+    languages: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    prompt: str = "{instruction}\n\n{input}"
+    max_examples: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
+    max_length: Annotated[int, Field(ge=2)] = 2048
+
+    @model_validator(mode="after")
+    def _prompt_is_a_template(self) -> Self:
+        try:
+            self.prompt.format(instruction="", input="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError("prompt may use {instruction} and {input}, and {{ }} for braces") from error
+        return self
+
+
+class LanguageSettings(_Group):
+    """The language of the examples."""
+
+    name: Name
+
+
+class RankBudgetSettings(_Group):
+    """Which ranks perplexity is measured at."""
+
+    name: Literal["grid", "none"]
+    key_ratios: RankRatios = ()
+    value_ratios: RankRatios = ()
+
+    @model_validator(mode="after")
+    def _grid_is_complete(self) -> Self:
+        for ratios in (self.key_ratios, self.value_ratios):
+            if len(set(ratios)) != len(ratios):
+                raise ValueError("a ratio may occur once in key_ratios and once in value_ratios")
+        if (self.name == "grid") != bool(self.key_ratios and self.value_ratios):
+            raise ValueError("name grid needs key_ratios and value_ratios, name none needs both empty")
+        return self
+
+
+class CaptureSettings(_Group):
+    """Where keys and values are read, and how many tokens at a time."""
+
+    point: Literal["projection"] = "projection"
+    batch_tokens: PositiveInt = 1024
+
+
+class EvaluationSettings(_Group):
+    """Which tokens perplexity is measured on."""
+
+    target: Target = "all"
+    max_tokens: Annotated[int, Field(ge=2)] | None = None
+    batch_tokens: PositiveInt = 1024
+
+
+class Settings(_Group):
+    """Everything one cell needs to know."""
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    language: LanguageSettings
+    rank_budget: RankBudgetSettings
+    capture: CaptureSettings
+    evaluation: EvaluationSettings
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    output_root: Annotated[str, Field(min_length=1)] = "outputs"
+    gates: Literal["fail", "warn"] = "fail"
+
+    @model_validator(mode="after")
+    def _dataset_has_language(self) -> Self:
+        available = self.dataset.languages
+        if available is not None and self.language.name not in available:
+            raise ValueError(
+                f"language.name = {self.language.name!r}: dataset {self.dataset.name} has {', '.join(available)}"
+            )
+        return self
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Check plain nested values and return them as settings.
+
+    Args:
+        values: Nested mappings as read from the configuration, without interpolations.
+
+    Raises:
+        SettingsError: One line per fault; each names the dotted setting, the value and what is allowed.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_describe(fault) for fault in error.errors())) from None
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Name the known names closest to a misspelt one, or all of them if none is close."""
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Return the dotted names of all settings."""
+    names = []
+    for name, field in group.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += setting_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, whose keys vary
+    setting = ".".join(str(part) for part in fault["loc"]) or "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"{setting} is no setting: {nearest(setting, setting_names())}"
+    if fault["type"] == "missing":
+        return f"{setting} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # a rule over several settings: its message carries the values
+        return message if " = " in message else f"{setting}: {message}"
+    return f"{setting} = {fault['input']!r}: {message[0].lower()}{message[1:]}"

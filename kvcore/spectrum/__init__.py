@@ -1,0 +1,6 @@
+"""Streaming singular value decomposition of keys and values, and what it yields."""
+
+from kvcore.spectrum.measurement import Measurement, measure
+from kvcore.spectrum.streaming import Spectrum, StreamingSVD
+
+__all__ = ["Measurement", "Spectrum", "StreamingSVD", "measure"]

@@ -1,0 +1,138 @@
+"""Measure the spectra of a model's keys and values on given data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kvcore.capture import capture
+from kvcore.data.batches import Advance, Batch, make_batches, unobserved
+from kvcore.data.encoding import encode
+from kvcore.data.examples import Example
+from kvcore.model.geometry import Geometry, LayerKind, discover
+from kvcore.spectrum.metrics import normalized_effective_rank
+from kvcore.spectrum.streaming import Spectrum, StreamingSVD
+from kvcore.spectrum.tables import Spectra, layer_table
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Spectra of all layers, and how their normalized effective rank settled.
+
+    Attributes:
+        spectra: Spectrum by layer and kind, in the order of the forward pass.
+        convergence: Columns layer, kind, tokens, ner: the metric at about kv_dim x 1, 2, 4, ... tokens
+            (the next end of a batch) and at the end.
+    """
+
+    spectra: Spectra
+    convergence: pd.DataFrame
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """Every metric of every spectrum, see `layer_table`."""
+        return layer_table(self.spectra)
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = 1024,
+) -> Measurement:
+    """Measure the keys and values of a loaded model on texts, without any configuration.
+
+    Args:
+        model: A transformers causal language model of a supported family, or its base model.
+        tokenizer: Its tokenizer.
+        texts: Texts, each an example of its own, tokenized as `tokenizer(text)`.
+        max_length: Longer texts are cut to this many tokens; by default to the model's context.
+        batch_tokens: Tokens a batch, padding included; changes speed and memory, not the result.
+
+    Returns:
+        The same spectra and layer table that a cell writes.
+
+    Raises:
+        ValueError: The model's family is not supported, there is no text, or an activation is not finite.
+    """
+    if isinstance(texts, str):
+        raise ValueError("texts is one string: a sequence of strings is needed")
+    geometry = discover(model)
+    context = model.config.max_position_embeddings
+    encoded = encode([Example(text) for text in texts], tokenizer, max_length=min(max_length or context, context))
+    return measure_batches(model, geometry, make_batches(encoded, batch_tokens=batch_tokens))
+
+
+def measure_batches(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    batches: Sequence[Batch],
+    advance: Advance = unobserved,
+) -> Measurement:
+    """Stream the keys and values of all batches into spectra.
+
+    Args:
+        model: The model.
+        geometry: Its key and value projections.
+        batches: Token batches.
+        advance: Told the number of tokens of each batch when it is done.
+
+    Raises:
+        ValueError: A NaN or an infinity among the keys or values; names layer and kind.
+    """
+    accumulators = {
+        projection.place: StreamingSVD(projection.kv_dim, device=projection.linear.weight.device)
+        for projection in geometry
+    }
+    curve = _ConvergenceCurve(accumulators)
+
+    def consume(place: LayerKind, rows: Tensor) -> None:
+        accumulators[place].update(rows)
+
+    with capture(model, geometry, consume) as run:
+        for batch in batches:
+            run(batch)
+            curve.record()
+            advance(batch.token_count)
+    spectra = {place: _finish(place, accumulator) for place, accumulator in accumulators.items()}
+    return Measurement(spectra, curve.table(spectra))
+
+
+def _finish(place: LayerKind, accumulator: StreamingSVD) -> Spectrum:
+    try:
+        return accumulator.finish()
+    except ValueError as error:
+        raise ValueError(f"{place.kind}s of layer {place.layer}: {error}") from error
+
+
+class _ConvergenceCurve:
+    """Notes the normalized effective rank when the tokens seen pass kv_dim, 2 kv_dim, 4 kv_dim, ..."""
+
+    def __init__(self, accumulators: dict[LayerKind, StreamingSVD]) -> None:
+        self._accumulators = accumulators
+        self._next = {place: accumulator.kv_dim for place, accumulator in accumulators.items()}
+        self._rows: list[dict[str, object]] = []
+        self._recorded: dict[LayerKind, int] = {}
+
+    def record(self) -> None:
+        for place, accumulator in self._accumulators.items():
+            if accumulator.tokens >= self._next[place]:
+                self._add(place, accumulator.tokens, accumulator.singular_values())
+                while self._next[place] <= accumulator.tokens:
+                    self._next[place] *= 2
+
+    def table(self, final: Spectra) -> pd.DataFrame:
+        for place, spectrum in final.items():
+            if self._recorded.get(place) != spectrum.tokens:
+                self._add(place, spectrum.tokens, spectrum.singular_values)
+        table = pd.DataFrame(self._rows)
+        return table.sort_values(["layer", "kind", "tokens"], ignore_index=True)
+
+    def _add(self, place: LayerKind, tokens: int, singular_values: Tensor) -> None:
+        ner = normalized_effective_rank(singular_values)
+        self._rows.append({"layer": place.layer, "kind": place.kind, "tokens": tokens, "ner": ner})
+        self._recorded[place] = tokens

@@ -1,0 +1,98 @@
+"""Spectra on disk: safetensors, parquet and JSON, complete or not there."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kvcore.cell import write_atomically
+from kvcore.model.geometry import KINDS, Geometry, LayerKind
+from kvcore.spectrum.measurement import Measurement
+from kvcore.spectrum.streaming import Spectrum
+
+SCHEMA_VERSION = 1
+_TENSORS = "spectrum.safetensors"
+_CONVERGENCE = "convergence.parquet"
+_SUMMARY = "spectrum.json"
+
+
+def spectrum_bytes(geometry: Geometry) -> int:
+    """Return how many bytes `save_measurement` writes for a model, convergence curve aside."""
+    return sum(8 * projection.kv_dim + 4 * projection.kv_dim**2 for projection in geometry)
+
+
+def save_measurement(folder: Path, measurement: Measurement, content: Mapping[str, Any]) -> None:
+    """Write a measurement to a folder that appears only when complete.
+
+    Files: spectrum.safetensors with `layers.<layer>.<kind>.singular_values`, (kv_dim,) float64, and
+    `layers.<layer>.<kind>.right_singular_vectors`, (kv_dim, kv_dim) float32, a vector a column;
+    convergence.parquet; spectrum.json with the settings that the spectrum depends on.
+
+    Args:
+        folder: The folder to create; one that another process has completed meanwhile is kept.
+        measurement: What to write.
+        content: The settings that the spectrum depends on.
+    """
+    tensors = {}
+    for (layer, kind), spectrum in measurement.spectra.items():
+        tensors[f"layers.{layer}.{kind}.singular_values"] = spectrum.singular_values.cpu()
+        vectors = spectrum.right_singular_vectors.to(device="cpu", dtype=torch.float32)
+        tensors[f"layers.{layer}.{kind}.right_singular_vectors"] = vectors.contiguous()
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "content": content,
+        "tokens": {f"layers.{place.layer}.{place.kind}": found.tokens for place, found in measurement.spectra.items()},
+    }
+    workspace = Path(tempfile.mkdtemp(prefix=f".unfinished-{folder.name}-", dir=folder.parent))
+    try:
+        save_file(tensors, workspace / _TENSORS)
+        measurement.convergence.to_parquet(workspace / _CONVERGENCE)
+        write_atomically(workspace / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+        workspace.chmod(0o755)
+        try:
+            workspace.rename(folder)
+        except OSError:
+            if not is_complete(folder):
+                raise
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether a measurement was saved to this folder."""
+    return (folder / _SUMMARY).is_file()
+
+
+def load_measurement(folder: Path) -> Measurement:
+    """Read what `save_measurement` wrote, to the CPU.
+
+    Raises:
+        ValueError: A file is damaged or of another schema version; says which folder to delete.
+    """
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+        if summary["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {summary['schema_version']}, expected {SCHEMA_VERSION}")
+        tensors = load_file(folder / _TENSORS)
+        spectra = {}
+        for name, tokens in summary["tokens"].items():
+            _, layer, kind = name.split(".")
+            if kind not in KINDS:
+                raise ValueError(f"kind {kind!r}")
+            spectra[LayerKind(int(layer), kind)] = Spectrum(
+                singular_values=tensors[f"{name}.singular_values"],
+                right_singular_vectors=tensors[f"{name}.right_singular_vectors"].double(),
+                tokens=tokens,
+            )
+        return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"the spectrum in {folder} cannot be used ({error}); delete that folder to compute it again"
+        ) from error
