@@ -69,9 +69,7 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
         cell, weights, data_file = _identify(settings, progress)
         if cell.is_finished():
             if console is not None:
-                console.print(
-                    "This cell is finished; nothing to do. Another seed, or its folder removed, runs it anew."
-                )
+                console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
             return cell.record_path
         cell.open_folder()
         try:
@@ -86,7 +84,7 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
 
 def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Path]:
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
-    with progress.running("prepare", "finding weights and data"):
+    with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
         dataset, model = settings.dataset, settings.model
         data_file = find_data_file(source=dataset.source, path=dataset.path)
         weights = find_weights(

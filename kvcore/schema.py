@@ -55,9 +55,9 @@ class ModelSettings(_Group):
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
         if self.source == "packaged" and not (self.parts and self.sha256):
-            raise ValueError("source packaged needs parts and sha256")
+            raise SettingError("model.source", self.source, "needs model.parts and model.sha256")
         if self.source == "folder" and not self.path:
-            raise ValueError("source folder needs path")
+            raise SettingError("model.path", self.path, "source folder needs the path of a folder")
         return self
 
 
@@ -72,7 +72,7 @@ class ColumnSettings(_Group):
     @model_validator(mode="after")
     def _something_is_mapped(self) -> Self:
         if not (self.text or self.instruction):
-            raise ValueError("map instruction (with input and output), or text")
+            raise SettingError("dataset.columns.instruction", None, "map instruction and output, or text")
         return self
 
 
@@ -94,7 +94,8 @@ class DatasetSettings(_Group):
         try:
             self.prompt.format(instruction="", input="")
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError("prompt may use {instruction} and {input}, and {{ }} for braces") from error
+            allowed = "may use {instruction} and {input}, and {{ }} for braces"
+            raise SettingError("dataset.prompt", self.prompt, allowed) from error
         return self
 
 
@@ -113,11 +114,13 @@ class RankBudgetSettings(_Group):
 
     @model_validator(mode="after")
     def _grid_is_complete(self) -> Self:
-        for ratios in (self.key_ratios, self.value_ratios):
+        for setting, ratios in (("key_ratios", self.key_ratios), ("value_ratios", self.value_ratios)):
             if len(set(ratios)) != len(ratios):
-                raise ValueError("a ratio may occur once in key_ratios and once in value_ratios")
-        if (self.name == "grid") != bool(self.key_ratios and self.value_ratios):
-            raise ValueError("name grid needs key_ratios and value_ratios, name none needs both empty")
+                raise SettingError(f"rank_budget.{setting}", list(ratios), "each ratio may occur once")
+            if self.name == "grid" and not ratios:
+                raise SettingError(f"rank_budget.{setting}", list(ratios), "a grid needs at least one ratio")
+            if self.name == "none" and ratios:
+                raise SettingError(f"rank_budget.{setting}", list(ratios), "rank_budget none has no ratios")
         return self
 
 
@@ -149,15 +152,6 @@ class Settings(_Group):
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     gates: Literal["fail", "warn"] = "fail"
 
-    @model_validator(mode="after")
-    def _dataset_has_language(self) -> Self:
-        available = self.dataset.languages
-        if available is not None and self.language.name not in available:
-            raise ValueError(
-                f"language.name = {self.language.name!r}: dataset {self.dataset.name} has {', '.join(available)}"
-            )
-        return self
-
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Check plain nested values and return them as settings.
@@ -168,10 +162,14 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: One line per fault; each names the dotted setting, the value and what is allowed.
     """
+    faults = _language_faults(values)
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_describe(fault) for fault in error.errors())) from None
+        faults = [_describe(fault) for fault in error.errors()] + faults
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -198,7 +196,18 @@ def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, who
         return f"{setting} is no setting: {nearest(setting, setting_names())}"
     if fault["type"] == "missing":
         return f"{setting} is missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":  # a rule over several settings: its message carries the values
-        return message if " = " in message else f"{setting}: {message}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # raised here as SettingError, which names the setting
+        return message
     return f"{setting} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _language_faults(values: Mapping[str, Any]) -> list[str]:
+    """Check across groups, whether or not the groups themselves are in order."""
+    dataset, language = values.get("dataset"), values.get("language")
+    if isinstance(dataset, Mapping) and isinstance(language, Mapping):
+        name, available = language.get("name"), dataset.get("languages")
+        if isinstance(available, list | tuple) and name not in available:
+            allowed = f"dataset {dataset.get('name')} has {', '.join(map(str, available))}"
+            return [str(SettingError("language.name", name, allowed))]
+    return []

@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
+from io import StringIO
 from pathlib import Path
 
 import platformdirs
@@ -90,7 +91,8 @@ def _join(sources: Sequence[Path], target: Path) -> str:
 
 
 def _dequantise(workspace: Path, target: Path) -> None:
-    quantised = AutoModelForCausalLM.from_pretrained(workspace, gguf_file=_GGUF_NAME, dtype=torch.float32)
+    with redirect_stderr(StringIO()):  # transformers draws a bar for this that no setting of its own turns off
+        quantised = AutoModelForCausalLM.from_pretrained(workspace, gguf_file=_GGUF_NAME, dtype=torch.float32)
     config = quantised.config
     # A model read from GGUF refuses to be saved, so its weights move to a plain one without copying.
     del config.quantization_config

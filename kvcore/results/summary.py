@@ -12,8 +12,12 @@ from kvcore.results.record import Record
 
 def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths: list[Path]) -> None:
     """Print the normalized effective ranks, the perplexity surface, the gates and what was written."""
+    settings = record.settings
+    console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
     console.print(_ner_table(record))
+    console.print("perplexity by rank ratio (down: keys, across: values)")
     console.print(_surface_table(surface))
+    console.print("gates")
     console.print(_gate_table(record))
     for path in paths:
         # Paths are for copying: never wrapped.
@@ -21,18 +25,8 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
 
 
 def _ner_table(record: Record) -> Table:
-    settings = record.settings
-    title = f"{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}"
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for heading in (
-        "NER keys",
-        "NER values",
-        "tokens",
-        "tokens / dim",
-        "converged",
-        "perplexity",
-        "mean ND-PPL",
-    ):
+    table = Table(box=box.SIMPLE)
+    for heading in ("NER keys", "NER values", "tokens", "tokens/dim", "converged", "perplexity", "ND-PPL"):
         table.add_column(heading, justify="right")
     mean = record.perplexity["grid_mean_nd_ppl"]
     table.add_row(
@@ -48,7 +42,7 @@ def _ner_table(record: Record) -> Table:
 
 
 def _surface_table(surface: pd.DataFrame) -> Table:
-    table = Table(title="perplexity by rank ratio (rows: keys, columns: values)", box=box.SIMPLE, title_justify="left")
+    table = Table(box=box.SIMPLE)
     value_ratios = sorted(surface["value_ratio"].unique(), reverse=True)
     perplexity = surface.set_index(["key_ratio", "value_ratio"])["perplexity"].to_dict()
     table.add_column("", justify="right")
@@ -61,7 +55,7 @@ def _surface_table(surface: pd.DataFrame) -> Table:
 
 
 def _gate_table(record: Record) -> Table:
-    table = Table(title="gates", box=box.SIMPLE, title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("gate")
     table.add_column("value", justify="right")
     table.add_column("limit", justify="right")
