@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kvcore.evaluation.gates import GateError
-from kvcore.schema import SettingError, Settings, SettingsError, nearest, parse_settings, setting_names
+from kvcore.schema import Settings, UserError, nearest, parse_settings, setting_names
 
 FAILED = 1
 USER_ERROR = 2
@@ -30,7 +30,7 @@ def clear_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, always with code 1
     try:
         yield
-    except (SettingError, SettingsError) as error:
+    except UserError as error:
         _exit(USER_ERROR, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _exit(USER_ERROR, describe_configuration_error(error))

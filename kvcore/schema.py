@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
-class SettingError(ValueError):
+class UserError(ValueError):
+    """Something the user can mend: said in clear lines, without a traceback."""
+
+
+class SettingError(UserError):
     """A user's setting that cannot be used: names the dotted setting, its value and what is allowed."""
 
     def __init__(self, setting: str, value: object, allowed: str) -> None:
@@ -15,7 +19,7 @@ class SettingError(ValueError):
         super().__init__(f"{setting} = {value!r}: {allowed}")
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """All faults of one set of settings, a line each."""
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from kvcore.data.batches import Advance, Batch, unobserved
 from kvcore.model.forward import hidden_states, inference, logits
+from kvcore.schema import UserError
 
 # Logits exist for this many numbers at a time (256 MB in float32), whatever the vocabulary.
 _LOGITS_AT_ONCE = 1 << 26
@@ -58,7 +59,7 @@ def sum_likelihood(model: PreTrainedModel, batches: Sequence[Batch], advance: Ad
         advance: Told the number of tokens of each batch when it is done.
 
     Raises:
-        ValueError: The batches have no target, or a likelihood is NaN.
+        UserError: The batches have no target, or a likelihood is NaN.
     """
     nll = 0.0
     tokens = 0
@@ -69,9 +70,9 @@ def sum_likelihood(model: PreTrainedModel, batches: Sequence[Batch], advance: Ad
             tokens += len(losses)
             advance(batch.token_count)
     if tokens == 0:
-        raise ValueError("no token to predict: every example has one token only, or no response")
+        raise UserError("no token to predict: every example has one token only, or no response")
     if math.isnan(nll):
-        raise ValueError("the negative log-likelihood is NaN")
+        raise UserError("the negative log-likelihood is NaN")
     return LikelihoodSum(nll, tokens, sum(batch.target_bytes for batch in batches))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -98,7 +99,7 @@ def load_model(weights: Weights, *, dtype: str, device: str, attention: str) -> 
             local_files_only=True,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SettingError("model.path", str(weights.folder), f"cannot be loaded ({_first_line(error)})") from error
     model.to(device)  # type: ignore[arg-type] # transformers wraps `to` without its signature
     model.eval()

@@ -1,7 +1,8 @@
 """Measure the spectra of a model's keys and values on given data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 from torch import Tensor
@@ -12,9 +13,13 @@ from kvcore.data.batches import Advance, Batch, make_batches, unobserved
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
 from kvcore.model.geometry import Geometry, LayerKind, discover
+from kvcore.schema import UserError
 from kvcore.spectrum.metrics import normalized_effective_rank
-from kvcore.spectrum.streaming import Spectrum, StreamingSVD
+from kvcore.spectrum.streaming import StreamingSVD
 from kvcore.spectrum.tables import Spectra, layer_table
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def measure_batches(
         advance: Told the number of tokens of each batch when it is done.
 
     Raises:
-        ValueError: A NaN or an infinity among the keys or values; names layer and kind.
+        UserError: A NaN or an infinity among the keys or values; names layer and kind.
     """
     accumulators = {
         projection.place: StreamingSVD(projection.kv_dim, device=projection.linear.weight.device)
@@ -98,15 +103,16 @@ def measure_batches(
             run(batch)
             curve.record()
             advance(batch.token_count)
-    spectra = {place: _finish(place, accumulator) for place, accumulator in accumulators.items()}
+    spectra = {place: _naming(place, accumulator.finish) for place, accumulator in accumulators.items()}
     return Measurement(spectra, curve.table(spectra))
 
 
-def _finish(place: LayerKind, accumulator: StreamingSVD) -> Spectrum:
+def _naming(place: LayerKind, decompose: Callable[[], Result]) -> Result:
+    """Decompose, and say of which layer and kind an error speaks."""
     try:
-        return accumulator.finish()
+        return decompose()
     except ValueError as error:
-        raise ValueError(f"{place.kind}s of layer {place.layer}: {error}") from error
+        raise UserError(f"{place.kind}s of layer {place.layer}: {error}") from error
 
 
 class _ConvergenceCurve:
@@ -121,7 +127,7 @@ class _ConvergenceCurve:
     def record(self) -> None:
         for place, accumulator in self._accumulators.items():
             if accumulator.tokens >= self._next[place]:
-                self._add(place, accumulator.tokens, accumulator.singular_values())
+                self._add(place, accumulator.tokens, _naming(place, accumulator.singular_values))
                 while self._next[place] <= accumulator.tokens:
                     self._next[place] *= 2
 

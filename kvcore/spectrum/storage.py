@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from kvcore.cell import write_atomically
 from kvcore.model.geometry import KINDS, Geometry, LayerKind
+from kvcore.schema import UserError
 from kvcore.spectrum.measurement import Measurement
 from kvcore.spectrum.streaming import Spectrum
 
@@ -74,7 +75,7 @@ def load_measurement(folder: Path) -> Measurement:
     """Read what `save_measurement` wrote, to the CPU.
 
     Raises:
-        ValueError: A file is damaged or of another schema version; says which folder to delete.
+        UserError: A file is damaged or of another schema version; says which folder to delete.
     """
     try:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
@@ -93,6 +94,6 @@ def load_measurement(folder: Path) -> Measurement:
             )
         return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(
+        raise UserError(
             f"the spectrum in {folder} cannot be used ({error}); delete that folder to compute it again"
         ) from error
