@@ -1,7 +1,6 @@
 """Real packaged models, a tiny Llama with a byte tokenizer, and settings that run it."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ Packaged = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @pytest.fixture(scope="session", params=["smollm2_135m", "gemma3_270m"])
-def packaged(request: pytest.FixtureRequest) -> Iterator[Packaged]:
+def packaged(request: pytest.FixtureRequest) -> Packaged:
     """Each of the two packaged models, real weights and tokenizer."""
     weights = packaged_weights(request.param)
-    yield request.param, load_model(weights, dtype="float32", device="cpu", attention="sdpa"), load_tokenizer(weights)
+    return request.param, load_model(weights, dtype="float32", device="cpu", attention="sdpa"), load_tokenizer(weights)

@@ -30,7 +30,7 @@ def test_rows_are_those_of_the_real_tokens_in_order(tiny: LlamaForCausalLM, batc
     for layer in range(3):
         for kind, captured in (("key", "keys"), ("value", "values")):
             expected = torch.cat([getattr(done, captured)[layer] for done in passes])
-            assert torch.allclose(seen[LayerKind(layer, kind)].double(), expected, atol=1e-4)  # type: ignore[arg-type]
+            assert torch.allclose(seen[LayerKind(layer, kind)].double(), expected, atol=1e-4)
 
 
 def test_what_follows_the_last_projection_is_never_run(tiny: LlamaForCausalLM, batch: Batch) -> None:

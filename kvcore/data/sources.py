@@ -60,6 +60,8 @@ def read_rows(file: Path) -> list[Row]:
             table = _READERS[file.suffix.lower()](str(file), cache_dir=cache, keep_in_memory=True)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
+            if "corresponds to no data" in reason:  # how datasets puts it
+                raise SettingError("dataset.path", str(file), "the file has no rows") from error
             raise SettingError("dataset.path", str(file), f"cannot be read as {file.suffix[1:]} ({reason})") from error
         rows: list[Row] = table.to_list()
     if not rows:

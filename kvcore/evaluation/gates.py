@@ -19,6 +19,7 @@ from kvcore.spectrum.tables import Spectra
 
 TAIL_ENERGY_LIMIT = 1e-3
 TAIL_ENERGY_RATIO = 0.5
+PERPLEXITY_MOVES_LIMIT = 1e-4  # nats per token
 
 
 class GateError(RuntimeError):
@@ -38,11 +39,6 @@ class Gate:
     passed: bool
     value: float
     limit: float
-
-
-def nll_tolerance(dtype: torch.dtype) -> float:
-    """Return up to which change of the mean NLL two forward passes count as the same."""
-    return 1e-4 if dtype == torch.float32 else 1e-2
 
 
 def check_token_count(spectra: Spectra, batches: Sequence[Batch]) -> Gate:
@@ -80,8 +76,11 @@ def check_perplexity(
     baseline = mean_nll({})
     unchanged = abs(mean_nll({place: spectrum.kv_dim for place, spectrum in spectra.items()}) - baseline)
     moved = min(abs(mean_nll({place: 1 for place in spectra if place.kind == kind}) - baseline) for kind in KINDS)
-    tolerance = nll_tolerance(model.dtype)
-    return Gate(unchanged <= tolerance, unchanged, tolerance), Gate(moved > tolerance, moved, tolerance)
+    tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
+    return (
+        Gate(unchanged <= tolerance, unchanged, tolerance),
+        Gate(moved > PERPLEXITY_MOVES_LIMIT, moved, PERPLEXITY_MOVES_LIMIT),
+    )
 
 
 def check_tail_energy(
@@ -114,14 +113,15 @@ def check_tail_energy(
             error.mask = batch.mask
             run(batch)
             advance(batch.token_count)
-    rounding = torch.finfo(model.dtype).eps ** 2 / TAIL_ENERGY_LIMIT
+    epsilon = torch.finfo(model.dtype).eps
+    rounding = max(epsilon, epsilon**2 / TAIL_ENERGY_LIMIT)
     sample_tokens = count_tokens(sample)
     differences = []
     for place, spectrum in spectra.items():
         seen = error.energies[place]
         energies = spectrum.singular_values.square() if spectrum.tokens == sample_tokens else seen
         predicted = float(energies[ranks[place] :].sum())
-        # A tail below the rounding of the model's own arithmetic cannot be told from it.
+        # Of a tail this small, the rounding of the model's own arithmetic can be more than the limit.
         scale = max(predicted, rounding * float(seen.sum()))
         differences.append(abs(float(error.squared[place]) - predicted) / scale if scale else 0.0)
     return Gate(max(differences) <= TAIL_ENERGY_LIMIT, max(differences), TAIL_ENERGY_LIMIT)

@@ -18,7 +18,6 @@ from kvcore.spectrum.metrics import normalized_effective_rank
 from kvcore.spectrum.streaming import StreamingSVD
 from kvcore.spectrum.tables import Spectra, layer_table
 
-
 Result = TypeVar("Result")
 
 

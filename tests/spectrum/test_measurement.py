@@ -91,7 +91,7 @@ def test_convergence_ends_with_the_final_value(tiny: LlamaForCausalLM, tokenizer
         assert list(curve["tokens"]) == sorted(set(curve["tokens"]))
         assert len(curve) >= 3
         assert curve["ner"].iloc[-1] == pytest.approx(ner(measured)[layer, kind], abs=1e-12)
-        assert curve["tokens"].iloc[-1] == measured.spectra[layer, kind].tokens  # type: ignore[index]
+        assert curve["tokens"].iloc[-1] == measured.spectra[layer, kind].tokens
 
 
 def test_long_texts_are_cut(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:

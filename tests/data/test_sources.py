@@ -1,0 +1,76 @@
+"""Files of every format, and files that are none."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kvcore.data.sources import file_hash, find_data_file, read_rows
+from kvcore.schema import SettingError
+
+ROWS = [
+    {"instruction": "Add 2 and 3.", "output": "5"},
+    {"instruction": "Name a river, and a bay.", "output": "The Loire;\nBiscay: \u00e9t\u00e9"},
+]
+
+
+def write(path: Path) -> Path:
+    table = pd.DataFrame(ROWS)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(ROWS, indent=2), encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    elif path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"data.{ending}")
+    rows = read_rows(find_data_file(source="local", path=str(path)))
+    if ending == "csv":  # a column of numbers is read as numbers; this one holds text too
+        assert [row["output"] for row in rows] == ["5", ROWS[1]["output"]]
+    assert rows == ROWS
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "one"}\n')
+    first = read_rows(path), file_hash(path)
+    stamp = path.stat()
+    path.write_text('{"text": "two"}\n')
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (first[0], read_rows(path)) == ([{"text": "one"}], [{"text": "two"}])
+    assert file_hash(path) != first[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("missing.json", None, "there is no such file"),
+        ("empty.json", "", "the file is empty"),
+        ("rowless.json", "[]", "the file has no rows"),
+        ("blank.jsonl", "\n\n", "the file has no rows"),
+        ("broken.json", '[{"a": 1}, {"a":', "cannot be read as json"),
+        ("broken.parquet", "no parquet", "cannot be read as parquet"),
+        ("header.csv", "instruction,output\n", "the file has no rows"),
+        ("notes.txt", "hello", "allowed are files ending in .json, .jsonl, .csv, .parquet"),
+    ],
+)
+def test_unusable_files_are_one_clear_error(tmp_path: Path, name: str, content: str | None, complaint: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingError, match=f"dataset.path = .*({complaint})") as caught:
+        read_rows(find_data_file(source="local", path=str(path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no such file"):
+        find_data_file(source="local", path=str(tmp_path))
