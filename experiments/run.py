@@ -20,6 +20,7 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     # kvcore shows its own progress.
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as well, and said then
     transformers.utils.logging.disable_progress_bar()
     with clear_errors():
         main()

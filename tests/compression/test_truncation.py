@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure
+from kvcore.compression import truncation
 from kvcore.compression.truncation import truncated
 from kvcore.model.geometry import LayerKind, discover
 from kvcore.spectrum.tables import Spectra
@@ -95,8 +96,6 @@ def test_the_model_is_bit_identical_afterwards(tiny: LlamaForCausalLM, spectra: 
 def test_the_model_is_restored_when_folding_fails(
     tiny: LlamaForCausalLM, spectra: Spectra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kvcore.compression import truncation
-
     fold, before, calls = truncation._fold, dict(tiny.named_parameters()), []
 
     def failing(linear: torch.nn.Linear, basis: Tensor) -> None:

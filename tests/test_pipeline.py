@@ -1,0 +1,250 @@
+"""Whole cells on a tiny model: what is on disk, running again, failing and being interrupted."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS, tiny_cell
+from hand_written import llama
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from kvcore import measure, pipeline
+from kvcore.evaluation.gates import Gate, GateError
+from kvcore.pipeline import run_cell
+from kvcore.schema import SettingError, Settings, UserError
+
+
+def record_of(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def numbers(path: Path) -> list[Any]:
+    """Everything in a cell's folder that must not depend on how the cell came to its end."""
+    record = record_of(path)
+    tables = [pd.read_parquet(path.parent / f"{name}.parquet").to_dict() for name in ("layers", "perplexity")]
+    return [record["ner"], record["perplexity"], record["tokens"], *tables]
+
+
+def test_a_cell_leaves_what_was_promised(
+    tiny_settings: Settings, tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    path = run_cell(tiny_settings)
+    record, folder = record_of(path), path.parent
+    root = Path(tiny_settings.output_root)
+    assert path == root / "runs" / "tiny" / "local-english" / record["id"] / "record.json"
+    assert {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} == {
+        "settings.yaml", "layers.parquet", "convergence.parquet", "perplexity.parquet", "record.json",
+        "figures/layerwise_ner.png", "figures/layerwise_ner.pdf",
+        "figures/perplexity_heatmap.png", "figures/perplexity_heatmap.pdf",
+    }  # fmt: skip
+    assert record["status"] == "finished"
+    assert set(record["gates"]) == {"token_count", "full_rank", "tail_energy", "perplexity_moves"}
+    assert all(gate["passed"] for gate in record["gates"].values())
+    assert set(record["seconds"]) == {"prepare", "load", "read", "capture", "gates", "perplexity", "figures"}
+
+    layers = pd.read_parquet(folder / "layers.parquet")
+    expected = measure(tiny, tokenizer, TEXTS).layers
+    assert list(layers.columns) == [
+        "layer",
+        "kind",
+        "kv_dim",
+        "tokens",
+        "effective_rank",
+        "ner",
+        "ner_energy",
+        "stable_rank",
+        "rank_at_energy_0.9",
+        "rank_at_energy_0.95",
+        "rank_at_energy_0.99",
+        "rank_at_energy_0.999",
+        "converged",
+    ]
+    pd.testing.assert_frame_equal(layers, expected, rtol=1e-6)
+    assert record["ner"]["key"] == pytest.approx(layers[layers["kind"] == "key"]["ner"].mean())
+    assert record["tokens"] == sum(len(text.encode()) for text in TEXTS)
+    assert record["tokens_per_dim"] == record["tokens"] / 16
+    assert record["converged"] == bool(layers["converged"].all()) == (record["tokens"] >= 320)
+
+    convergence = pd.read_parquet(folder / "convergence.parquet")
+    assert list(convergence.columns) == ["layer", "kind", "tokens", "ner"]
+    surface = pd.read_parquet(folder / "perplexity.parquet")
+    assert list(surface.columns) == (
+        ["key_ratio", "value_ratio", "tokens", "nll", "perplexity", "bits_per_byte", "nd_ppl", "delta_nll"]
+    )
+    assert list(zip(surface["key_ratio"], surface["value_ratio"], strict=True)) == [
+        (1, 1),
+        (1, 0.25),
+        (0.5, 1),
+        (0.5, 0.25),
+    ]
+    total = sum(float(-log_probability(tiny, tokenizer, text).sum()) for text in TEXTS)
+    count = sum(len(text.encode()) - 1 for text in TEXTS)
+    assert record["perplexity"]["baseline"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert record["perplexity"]["grid_mean_nd_ppl"] == pytest.approx(surface["nd_ppl"].iloc[1:].mean())
+
+    tensors = load_file(root / "spectra" / record["spectrum_id"] / "spectrum.safetensors")
+    assert len(tensors) == 12
+
+
+def log_probability(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
+    tokens = torch.tensor(tokenizer(text)["input_ids"])
+    return llama(model, tokens).logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])
+
+
+def test_a_finished_cell_is_not_run_again(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run_cell(tiny_settings)
+    content = path.read_bytes()
+    monkeypatch.setattr(pipeline, "_run_stages", lambda *_: pytest.fail("ran again"))
+    assert run_cell(tiny_settings) == path
+    assert path.read_bytes() == content
+
+
+def test_the_spectrum_is_shared_by_other_budgets(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = record_of(run_cell(tiny_settings))
+    monkeypatch.setattr(pipeline, "measure_batches", lambda *_: pytest.fail("captured again"))
+    other = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "rank_budget.key_ratios=[0.75]")
+    second = record_of(run_cell(other))
+    assert second["spectrum_id"] == first["spectrum_id"]
+    assert second["id"] != first["id"]
+    assert second["ner"] == first["ner"]
+    assert "capture" not in second["seconds"]
+
+
+def test_no_rank_budget_measures_the_untruncated_model(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    full = record_of(run_cell(tiny_settings))
+    settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs")
+    settings = settings.model_copy(
+        update={
+            "rank_budget": settings.rank_budget.model_copy(
+                update={"name": "none", "key_ratios": (), "value_ratios": ()}
+            )
+        }
+    )
+    path = run_cell(settings)
+    assert record_of(path)["perplexity"] == {"baseline": full["perplexity"]["baseline"], "grid_mean_nd_ppl": None}
+    assert len(pd.read_parquet(path.parent / "perplexity.parquet")) == 1
+    assert len(record_of(path)["gates"]) == 4
+
+
+@pytest.mark.parametrize("more", [["capture.batch_tokens=16"], ["evaluation.batch_tokens=4096"], ["model.device=cpu"]])
+def test_how_a_cell_is_run_does_not_change_its_numbers(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, more: list[str]
+) -> None:
+    first = run_cell(tiny_settings)
+    second = run_cell(tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "other", *more))
+    assert record_of(second)["id"] == record_of(first)["id"]
+    layers = [pd.read_parquet(path.parent / "layers.parquet") for path in (first, second)]
+    assert (layers[0]["ner"] - layers[1]["ner"]).abs().max() < 1e-6
+    surfaces = [pd.read_parquet(path.parent / "perplexity.parquet") for path in (first, second)]
+    assert (surfaces[0]["perplexity"] / surfaces[1]["perplexity"] - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("stage", ["measure_batches", "check_perplexity", "perplexity_surface", "_draw"])
+def test_an_interrupted_cell_is_unfinished_and_completes(
+    tiny_settings: Settings, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    undisturbed = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "undisturbed")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, stage, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_settings)
+    (settings_file,) = (tmp_path / "outputs" / "runs").rglob("settings.yaml")
+    assert not (settings_file.parent / "record.json").exists()
+    assert not (settings_file.parent / "failure.json").exists()
+    assert numbers(run_cell(tiny_settings)) == numbers(run_cell(undisturbed))
+
+
+def test_a_failed_cell_leaves_word_and_can_be_run_again(
+    tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "perplexity_surface", fail)
+        with pytest.raises(ZeroDivisionError):
+            run_cell(tiny_settings)
+    (failure_file,) = Path(tiny_settings.output_root).rglob("failure.json")
+    failure = json.loads(failure_file.read_text())
+    assert failure["stage"] == "perplexity"
+    assert failure["error"] == "by nothing"
+    assert "ZeroDivisionError: by nothing" in failure["traceback"]
+    assert failure["settings"]["model"]["name"] == "tiny"
+    assert not (failure_file.parent / "record.json").exists()
+    run_cell(tiny_settings)
+    assert not failure_file.exists()
+
+
+def test_a_failed_gate_fails_the_cell_unless_told_to_warn(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "check_token_count", lambda *_: Gate(passed=False, value=3, limit=0))
+    with pytest.raises(GateError, match="gate token_count: value 3, limit 0"):
+        run_cell(tiny_settings)
+    assert not list(Path(tiny_settings.output_root).rglob("record.json"))
+    path = run_cell(tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "gates=warn"))
+    record = record_of(path)
+    assert record["status"] == "untrusted"
+    assert record["gates"]["token_count"] == {"passed": False, "value": 3, "limit": 0}
+
+
+def test_a_damaged_spectrum_is_never_used(tiny_folder: Path, tmp_path: Path, tiny_settings: Settings) -> None:
+    record = record_of(run_cell(tiny_settings))
+    tensors = tmp_path / "outputs" / "spectra" / record["spectrum_id"] / "spectrum.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    other = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "rank_budget.key_ratios=[0.75]")
+    with pytest.raises(UserError, match="delete that folder"):
+        run_cell(other)
+
+
+def test_an_unknown_family_is_refused_before_any_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20)).save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "data.jsonl").write_text("this is no JSON")
+    for name in ("file_hash", "read_rows"):
+        monkeypatch.setattr(pipeline, name, lambda *_: pytest.fail("the data was read"))
+    with pytest.raises(SettingError, match="'gpt2': its attention layout is not known"):
+        run_cell(tiny_cell(tmp_path / "gpt2", tmp_path / "data.jsonl", tmp_path / "outputs"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_max_length_over_the_context_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "dataset.max_length=513")
+    with pytest.raises(SettingError, match="dataset.max_length = 513: the context of model tiny is 512 tokens"):
+        run_cell(settings)
+
+
+def test_one_token_has_no_perplexity(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(SettingError, match="evaluation.target = 'all': these examples have no such token"):
+        run_cell(tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs"))
+
+
+def test_exactly_max_tokens_are_seen(tiny_folder: Path, tmp_path: Path, tiny_settings: Settings) -> None:
+    assert tiny_settings.dataset.max_tokens is None
+    path = run_cell(
+        tiny_cell(
+            tiny_folder,
+            tmp_path / "data.jsonl",
+            tmp_path / "outputs",
+            "dataset.max_tokens=123",
+            "evaluation.max_tokens=50",
+        )
+    )
+    assert record_of(path)["tokens"] == 123
+    assert set(pd.read_parquet(path.parent / "layers.parquet")["tokens"]) == {123}
+    assert pd.read_parquet(path.parent / "perplexity.parquet")["tokens"].max() < 50
