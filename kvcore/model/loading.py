@@ -75,7 +75,9 @@ def read_config(weights: Weights) -> PretrainedConfig:
     return config
 
 
-def load_model(weights: Weights, *, dtype: str, device: str, attention: str) -> PreTrainedModel:
+def load_model(
+    weights: Weights, *, dtype: str = "float32", device: str = "auto", attention: str = "sdpa"
+) -> PreTrainedModel:
     """Load the model in evaluation mode.
 
     Args:

@@ -1,7 +1,10 @@
 """Figures of one cell."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
@@ -18,16 +21,16 @@ def layerwise_ner(layers: pd.DataFrame, title: str) -> Figure:
         layers: The layer table.
         title: What was measured on what.
     """
-    figure, axes = _figure(height=2.4)
-    seaborn.lineplot(layers, x="layer", y="ner", hue="kind", style="kind", palette="colorblind", legend=True, ax=axes)
-    for kind, color in zip(("key", "value"), seaborn.color_palette("colorblind"), strict=False):
-        chosen = layers[layers["kind"] == kind]
-        for converged, face in ((True, color), (False, "white")):
-            points = chosen[chosen["converged"] == converged]
+    with _drawing(title, height=2.4) as (figure, axes):
+        palette = dict(zip(("key", "value"), seaborn.color_palette("colorblind"), strict=False))
+        seaborn.lineplot(layers, x="layer", y="ner", hue="kind", style="kind", palette=palette, ax=axes)
+        for (kind, converged), points in layers.groupby(["kind", "converged"]):
+            color = palette[str(kind)]
+            face = color if converged else "white"
             axes.plot(points["layer"], points["ner"], "o", markersize=3, color=color, markerfacecolor=face)
-    axes.set(xlabel="layer", ylabel="NER (effective rank / kv_dim)", ylim=(0, 1))
-    axes.legend(title=None)
-    return _titled(figure, title)
+        axes.set(xlabel="layer", ylabel="NER (effective rank / kv_dim)", ylim=(0, 1))
+        axes.legend(title=None)
+    return figure
 
 
 def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
@@ -42,19 +45,18 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
         table = surface.pivot_table(index="key_ratio", columns="value_ratio", values=column)
         return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
 
-    figure, axes = _figure(height=2.9)
-    labels = pivot("perplexity").map(lambda value: f"{value:.3g}" if value < 1e4 else f"{value:.0e}")
-    seaborn.heatmap(
-        pivot("delta_nll"),
-        annot=labels,
-        fmt="",
-        annot_kws={"fontsize": 6},
-        cmap="cividis_r",
-        cbar_kws={"label": "delta NLL (nats per token)"},
-        ax=axes,
-    )
-    axes.set(xlabel="value rank ratio", ylabel="key rank ratio")
-    return _titled(figure, title)
+    with _drawing(title, height=2.9) as (figure, axes):
+        seaborn.heatmap(
+            pivot("delta_nll"),
+            annot=pivot("perplexity").map(_short),
+            fmt="",
+            annot_kws={"fontsize": 6},
+            cmap="cividis_r",
+            cbar_kws={"label": "delta NLL (nats per token)"},
+            ax=axes,
+        )
+        axes.set(xlabel="value rank ratio", ylabel="key rank ratio")
+    return figure
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -66,15 +68,14 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.tick_params(labelsize=7)
-    axes.xaxis.label.set_fontsize(8)
-    axes.yaxis.label.set_fontsize(8)
-    return figure, axes
+@contextmanager
+def _drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Draw with the house fonts, whatever the user's own settings of matplotlib are."""
+    with matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8}):
+        figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+        figure.suptitle(title)
+        yield figure, figure.add_subplot()
 
 
-def _titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(title, fontsize=8)
-    return figure
+def _short(perplexity: float) -> str:
+    return f"{perplexity:#.3g}".rstrip(".") if perplexity < 1e4 else f"{perplexity:.0e}"

@@ -25,8 +25,8 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
 
 
 def _ner_table(record: Record) -> Table:
-    table = Table(box=box.SIMPLE)
-    for heading in ("NER keys", "NER values", "tokens", "tokens/dim", "converged", "perplexity", "ND-PPL"):
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("NER keys", "NER values", "tokens", "per dim", "converged", "perplexity", "ND-PPL"):
         table.add_column(heading, justify="right")
     mean = record.perplexity["grid_mean_nd_ppl"]
     table.add_row(
@@ -42,7 +42,7 @@ def _ner_table(record: Record) -> Table:
 
 
 def _surface_table(surface: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     value_ratios = sorted(surface["value_ratio"].unique(), reverse=True)
     perplexity = surface.set_index(["key_ratio", "value_ratio"])["perplexity"].to_dict()
     table.add_column("", justify="right")
@@ -55,7 +55,7 @@ def _surface_table(surface: pd.DataFrame) -> Table:
 
 
 def _gate_table(record: Record) -> Table:
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("gate")
     table.add_column("value", justify="right")
     table.add_column("limit", justify="right")

@@ -42,7 +42,7 @@ def test_heatmap_writes_perplexity_where_it_was_measured() -> None:
         ]
     )
     axes = figures.perplexity_heatmap(surface, "model on data").axes[0]
-    assert [text.get_text() for text in axes.texts] == ["10", "20", "1e+05", "inf"]
+    assert [text.get_text() for text in axes.texts] == ["10.0", "20.0", "1e+05", "inf"]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["1.0", "0.5"]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1.0", "0.5"]
 
