@@ -1,26 +1,27 @@
 """Run one cell: python experiments/run.py [GROUP=OPTION] [SETTING=VALUE] ..."""
 
-import datasets
+import sys
+
 import hydra
-import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 
-from kvcore.command_line import clear_errors, settings_from
-from kvcore.pipeline import run_cell
+from kvcore.command_line import admit_unknown_settings, clear_errors, quiet_libraries, settings_from
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     """Check the settings, run the cell and print the path of its record as the last line."""
     with clear_errors():
-        print(run_cell(settings_from(config), console=Console()))
+        settings = settings_from(config)
+        quiet_libraries()
+        # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
+        from kvcore.pipeline import run_cell
+
+        print(run_cell(settings, console=Console()))
 
 
 if __name__ == "__main__":
-    # kvcore shows its own progress.
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as well, and said then
-    transformers.utils.logging.disable_progress_bar()
+    sys.argv[1:] = admit_unknown_settings(sys.argv[1:])
     with clear_errors():
         main()

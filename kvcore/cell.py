@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,21 @@ class Cell:
         )
 
     @property
+    def output_root(self) -> Path:
+        """Where everything is written."""
+        return Path(self.settings.output_root).expanduser()
+
+    @property
     def spectrum_folder(self) -> Path:
         """Where the spectrum is, or will be."""
-        return Path(self.settings.output_root) / "spectra" / self.spectrum_id
+        return self.output_root / "spectra" / self.spectrum_id
 
     @property
     def folder(self) -> Path:
         """Where the cell's results are, or will be."""
         settings = self.settings
         data = f"{settings.dataset.name}-{settings.language.name}"
-        return Path(settings.output_root) / "runs" / settings.model.name / data / self.id
+        return self.output_root / "runs" / settings.model.name / data / self.id
 
     @property
     def record_path(self) -> Path:
@@ -105,15 +111,10 @@ class Cell:
             SettingError: `output_root` cannot be written to.
         """
         text = yaml.safe_dump(self.described_settings(), sort_keys=False, allow_unicode=True)
-        try:
-            self.spectrum_folder.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.spectrum_folder.parent, os.W_OK):
-                raise PermissionError("its folder spectra is read-only")
+        with _writing_to(self.settings.output_root):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / SETTINGS_NAME, text)
             (self.folder / FAILURE_NAME).unlink(missing_ok=True)
-        except OSError as error:
-            raise SettingError("output_root", self.settings.output_root, f"cannot be written to ({error})") from error
 
     def require_space(self, needed_bytes: int) -> None:
         """Check before the long work that its results will fit on the disk.
@@ -121,10 +122,32 @@ class Cell:
         Raises:
             SettingError: The disk under `output_root` has less room.
         """
-        free = shutil.disk_usage(self.settings.output_root).free
+        free = shutil.disk_usage(self.output_root).free
         if free < needed_bytes:
             allowed = f"its disk has {free / 1e6:.0f} MB free, and this cell may write {needed_bytes / 1e6:.0f} MB"
             raise SettingError("output_root", self.settings.output_root, allowed)
+
+
+def prepare_output_root(output_root: str) -> None:
+    """Create the folders for runs and spectra, and check that they can be written to.
+
+    Raises:
+        SettingError: They cannot.
+    """
+    with _writing_to(output_root):
+        for name in ("runs", "spectra"):
+            folder = Path(output_root).expanduser() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f"its folder {name} is read-only")
+
+
+@contextmanager
+def _writing_to(output_root: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError("output_root", output_root, f"cannot be written to ({error})") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kvcore.evaluation.gates import GateError
-from kvcore.schema import Settings, UserError, nearest, parse_settings, setting_names
+from kvcore.schema import GateError, Settings, UserError, nearest, parse_settings, setting_names
 
 FAILED = 1
 USER_ERROR = 2
@@ -40,6 +39,16 @@ def clear_errors() -> Iterator[None]:
         _exit(INTERRUPTED, "interrupted; the same command goes on after the last finished stage")
 
 
+def quiet_libraries() -> None:
+    """Silence progress bars and log lines of libraries: kvcore shows its own, and their errors are raised as well."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+
+
 def settings_from(config: DictConfig) -> Settings:
     """Turn a composed configuration into checked settings.
 
@@ -50,14 +59,29 @@ def settings_from(config: DictConfig) -> Settings:
     return parse_settings(_without_missing(values))
 
 
+def admit_unknown_settings(arguments: Sequence[str]) -> list[str]:
+    """Turn overrides of unknown settings into additions.
+
+    Hydra stops at the first unknown setting; added ones are refused by the check of the settings, together
+    with all other faults.
+    """
+    known = {"experiment", *setting_names()}
+
+    def admit(argument: str) -> str:
+        override = re.match(r"([A-Za-z_][\w.]*)=", argument)
+        if override is None or override[1] in known or override[1].split(".")[0] == "hydra":
+            return argument
+        return f"+{argument}"
+
+    return [admit(argument) for argument in arguments]
+
+
 def describe_configuration_error(error: Exception) -> str:
     """Turn an error of composing the configuration into a line that names the nearest valid names."""
     message = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group} = {option!r}: there is no such option; {nearest(option, list(error.options))}"
-    if unknown := re.search(r"Could not override '([^']+)'", message):
-        return f"{unknown[1]} is no setting: {nearest(unknown[1], setting_names())}"
     return message
 
 

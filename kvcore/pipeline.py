@@ -10,34 +10,20 @@ import pandas as pd
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from kvcore.cell import FAILURE_NAME, Cell, write_atomically
+from kvcore.cell import FAILURE_NAME, Cell, prepare_output_root, write_atomically
 from kvcore.data.batches import Batch, count_tokens, make_batches
 from kvcore.data.encoding import EncodedExample, encode, first_tokens, select
 from kvcore.data.examples import examples_from_rows
 from kvcore.data.sources import file_hash, find_data_file, read_rows
-from kvcore.evaluation.gates import (
-    Gate,
-    GateError,
-    check_perplexity,
-    check_tail_energy,
-    check_token_count,
-    failed,
-)
+from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
 from kvcore.evaluation.surface import grid_mean_nd_ppl, grid_points, perplexity_surface
 from kvcore.model.geometry import Geometry, check_family, discover
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
 from kvcore.progress import StageProgress
 from kvcore.results import figures
-from kvcore.results.record import (
-    Record,
-    describe_device,
-    finite,
-    git_commit,
-    library_versions,
-    peak_memory_bytes,
-)
+from kvcore.results.record import Record, describe_device, finite, git_commit, library_versions, peak_memory_bytes
 from kvcore.results.summary import print_summary
-from kvcore.schema import SettingError, Settings
+from kvcore.schema import GateError, SettingError, Settings
 from kvcore.spectrum.measurement import Measurement, measure_batches
 from kvcore.spectrum.storage import is_complete, load_measurement, save_measurement, spectrum_bytes
 from kvcore.spectrum.tables import is_converged, model_level_ner, tokens_per_dim
@@ -86,6 +72,7 @@ def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weight
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
     with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
         dataset, model = settings.dataset, settings.model
+        prepare_output_root(settings.output_root)
         data_file = find_data_file(source=dataset.source, path=dataset.path)
         weights = find_weights(
             source=model.source, name=model.name, parts=model.parts, sha256=model.sha256, path=model.path

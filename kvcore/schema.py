@@ -23,6 +23,10 @@ class SettingsError(UserError):
     """All faults of one set of settings, a line each."""
 
 
+class GateError(RuntimeError):
+    """A gate failed: the numbers of this run cannot be trusted."""
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -183,14 +187,13 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings."""
+    """Return the dotted names of all settings and groups of settings."""
     names = []
     for name, field in group.model_fields.items():
+        names.append(f"{prefix}{name}")
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             names += setting_names(inner, f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}")
     return names
 
 

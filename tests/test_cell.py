@@ -1,6 +1,7 @@
 """Identity: all and only the settings that change the numbers."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from conftest import composed
 
-from kvcore.cell import Cell, identity, write_atomically
+from kvcore.cell import Cell, identity, prepare_output_root, write_atomically
 from kvcore.schema import SettingError, parse_settings
 
 
@@ -93,9 +94,18 @@ def test_an_opened_folder_holds_the_settings_and_is_unfinished(tmp_path: Path) -
 def test_unwritable_output_root(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match=r"output_root = '.*/file': cannot be written to"):
-        cell(f"output_root={tmp_path / 'file'}").open_folder()
+        prepare_output_root(str(tmp_path / "file"))
     with pytest.raises(SettingError, match="cannot be written to"):
-        cell("output_root=/proc/kvcore").open_folder()
+        prepare_output_root("/proc/kvcore")
+    with pytest.raises(SettingError, match=r"output_root = '.*/file': cannot be written to"):
+        cell(f"output_root={tmp_path / 'file'}").open_folder()
+
+
+def test_a_read_only_folder_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_output_root(str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "spectra")  # root may write anywhere
+    with pytest.raises(SettingError, match="its folder spectra is read-only"):
+        prepare_output_root(str(tmp_path))
 
 
 def test_too_little_space_is_said_beforehand(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure, pipeline
-from kvcore.evaluation.gates import Gate, GateError
+from kvcore.evaluation.gates import Gate
 from kvcore.pipeline import run_cell
-from kvcore.schema import SettingError, Settings, UserError
+from kvcore.schema import GateError, SettingError, Settings, UserError
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def test_an_unknown_family_is_refused_before_any_data_is_read(tmp_path: Path, mo
         monkeypatch.setattr(pipeline, name, lambda *_: pytest.fail("the data was read"))
     with pytest.raises(SettingError, match="'gpt2': its attention layout is not known"):
         run_cell(tiny_cell(tmp_path / "gpt2", tmp_path / "data.jsonl", tmp_path / "outputs"))
-    assert not (tmp_path / "outputs").exists()
+    assert not list((tmp_path / "outputs").rglob("settings.yaml"))
 
 
 def test_max_length_over_the_context_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

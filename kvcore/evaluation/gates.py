@@ -22,10 +22,6 @@ TAIL_ENERGY_RATIO = 0.5
 PERPLEXITY_MOVES_LIMIT = 1e-4  # nats per token
 
 
-class GateError(RuntimeError):
-    """A gate failed: the numbers of this run cannot be trusted."""
-
-
 @dataclass(frozen=True)
 class Gate:
     """The outcome of one check.

@@ -52,7 +52,7 @@ def find_weights(
     """
     if source == "packaged" and sha256 is not None:
         return Weights(dequantised_folder(name, parts, sha256), sha256)
-    folder = Path(path or "")
+    folder = Path(path or "").expanduser()
     if not (folder / "config.json").is_file():
         raise SettingError("model.path", path, "a folder with config.json, tokenizer files and *.safetensors")
     if not any(folder.glob("*.safetensors")):

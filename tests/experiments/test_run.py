@@ -62,6 +62,11 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
         (["model=smollm"], ["model = 'smollm': there is no such option; did you mean smollm2_135m?"]),
         (["dataset.max_exmples=3"], ["dataset.max_exmples is no setting: did you mean dataset.max_examples"]),
         (["+dataset.shuffle=true"], ["dataset.shuffle is no setting"]),
+        (["modle=gemma3_270m"], ["modle is no setting: did you mean model"]),
+        (
+            ["dataset.max_exmples=3", "sed=1", "seed=-1"],
+            ["dataset.max_exmples is no setting", "seed = -1: input", "sed is no setting: did you mean seed"],
+        ),
         (["dataset=local", "seed=-1"], ["dataset.path is missing", "seed = -1: input should be greater"]),
         (["rank_budget.key_ratios=[1.5]"], ["rank_budget.key_ratios.0 = 1.5: input should be less than or equal to 1"]),
         (["dataset=local", "dataset.path=none.json"], ["dataset.path = 'none.json': there is no such file"]),
