@@ -72,8 +72,8 @@ def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weight
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
     with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
         dataset, model = settings.dataset, settings.model
-        prepare_output_root(settings.output_root)
         data_file = find_data_file(source=dataset.source, path=dataset.path)
+        prepare_output_root(settings.output_root)
         weights = find_weights(
             source=model.source, name=model.name, parts=model.parts, sha256=model.sha256, path=model.path
         )
