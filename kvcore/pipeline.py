@@ -218,9 +218,10 @@ def _draw(cell: Cell, layers: pd.DataFrame, surface: pd.DataFrame) -> list[Path]
     settings = cell.settings
     title = f"{settings.model.name} on {settings.dataset.name}, {settings.language.name}"
     folder = cell.folder / "figures"
-    return figures.save_figure(figures.layerwise_ner(layers, title), folder, "layerwise_ner") + figures.save_figure(
-        figures.perplexity_heatmap(surface, title), folder, "perplexity_heatmap"
-    )
+    paths = figures.save_figure(figures.layerwise_ner(layers, title), folder, "layerwise_ner")
+    if len(surface) > 1:
+        paths += figures.save_figure(figures.perplexity_heatmap(surface, title), folder, "perplexity_heatmap")
+    return paths
 
 
 def _write_failure(cell: Cell, stage: str, error: Exception) -> None:

@@ -133,6 +133,7 @@ def test_no_rank_budget_measures_the_untruncated_model(
     path = run_cell(settings)
     assert record_of(path)["perplexity"] == {"baseline": full["perplexity"]["baseline"], "grid_mean_nd_ppl": None}
     assert len(pd.read_parquet(path.parent / "perplexity.parquet")) == 1
+    assert {file.name for file in (path.parent / "figures").iterdir()} == {"layerwise_ner.png", "layerwise_ner.pdf"}
     assert len(record_of(path)["gates"]) == 4
 
 

@@ -15,8 +15,9 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     settings = record.settings
     console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
     console.print(_ner_table(record))
-    console.print("perplexity by rank ratio (down: keys, across: values)")
-    console.print(_surface_table(surface))
+    if len(surface) > 1:
+        console.print("perplexity by rank ratio (down: keys, across: values)")
+        console.print(_surface_table(surface))
     console.print("gates")
     console.print(_gate_table(record))
     for path in paths:
