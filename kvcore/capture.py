@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kvcore.data.batches import Batch
 from kvcore.model.forward import hidden_states, inference
 from kvcore.model.geometry import Geometry, LayerKind, Projection
+from kvcore.model.taps import Point, tap
 
 Consumer = Callable[[LayerKind, Tensor], None]
 
@@ -19,7 +20,14 @@ class _AllSeenError(Exception):
 
 
 @contextmanager
-def capture(model: PreTrainedModel, geometry: Geometry, consume: Consumer) -> Iterator[Callable[[Batch], None]]:
+def capture(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    consume: Consumer,
+    *,
+    point: Point = "projection",
+    skip_first_tokens: int = 0,
+) -> Iterator[Callable[[Batch], None]]:
     """Yield a function that runs one batch and passes on the keys and values of its real tokens.
 
     The output head is never run, and the forward pass ends when the last layer's keys and values are known.
@@ -29,35 +37,43 @@ def capture(model: PreTrainedModel, geometry: Geometry, consume: Consumer) -> It
         model: The model.
         geometry: Its key and value projections.
         consume: Called with ((layer, kind), rows) for each projection as soon as it is computed; rows are
-            (tokens, kv_dim) in the model's dtype and on its device, one for each real token, by example and position.
+            (tokens, kv_dim) in the model's dtype and on its device, one for each token, by example and position.
+        point: Where keys and values are read, see `kvcore.model.taps.tap`.
+        skip_first_tokens: So many tokens at the start of each example are run but not passed on.
     """
-    mask: Tensor | None = None
-    last = geometry.projections[-1]
+    wanted: Tensor | None = None
+    missing: set[LayerKind] = set()
 
-    def hook_of(projection: Projection) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:  # noqa: ANN401 - torch's signature
-            if mask is None:
+    def reader(projection: Projection) -> Callable[[Tensor], None]:
+        def read(rows: Tensor) -> None:
+            if wanted is None:
                 raise RuntimeError("the model was run inside capture() by something else than the yielded function")
-            consume(projection.place, output[mask.to(output.device)])
-            if projection is last:
+            consume(projection.place, rows[wanted.to(rows.device)])
+            missing.discard(projection.place)
+            if not missing:
                 raise _AllSeenError
 
-        return hook
+        return read
 
     def run(batch: Batch) -> None:
-        nonlocal mask
-        mask = batch.mask
+        nonlocal wanted
+        wanted = wanted_tokens(batch, skip_first_tokens)
+        missing.update(projection.place for projection in geometry)
         try:
             hidden_states(model, batch.tokens, batch.mask)
         except _AllSeenError:
             return
         finally:
-            mask = None
-        raise RuntimeError("the forward pass ended before its last key and value projection")
+            wanted = None
+        raise RuntimeError("the forward pass ended before its last keys and values")
 
     with ExitStack() as stack:
         stack.enter_context(inference(model))
         for projection in geometry:
-            handle = projection.linear.register_forward_hook(hook_of(projection))
-            stack.callback(handle.remove)
+            stack.callback(tap(projection, point, reader(projection)).remove)
         yield run
+
+
+def wanted_tokens(batch: Batch, skip_first_tokens: int) -> Tensor:
+    """Return (batch, length) bool: true for real tokens, the first ones of each example aside."""
+    return batch.mask & (torch.arange(batch.mask.shape[1]) >= skip_first_tokens)

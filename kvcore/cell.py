@@ -51,7 +51,7 @@ class Cell:
                 mode="json", include={"columns", "prompt", "max_examples", "max_tokens", "max_length"}
             ),
             "language": settings.language.model_dump(mode="json"),
-            "capture": settings.capture.model_dump(mode="json", include={"point"}),
+            "capture": settings.capture.model_dump(mode="json", include={"point", "skip_first_tokens"}),
             "seed": settings.seed,
         }
 
@@ -67,6 +67,7 @@ class Cell:
             self.spectrum_content
             | {
                 "rank_budget": self.settings.rank_budget.model_dump(mode="json"),
+                "per_head": self.settings.capture.per_head,
                 "evaluation": self.settings.evaluation.model_dump(mode="json", include={"target", "max_tokens"}),
             }
         )

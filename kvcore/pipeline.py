@@ -98,6 +98,8 @@ def _run_stages(
     layers = measurement.layers
     layers.to_parquet(cell.folder / "layers.parquet")
     measurement.convergence.to_parquet(cell.folder / "convergence.parquet")
+    if settings.capture.per_head:
+        measurement.heads.to_parquet(cell.folder / "heads.parquet")
 
     gates = _check_gates(cell, inputs, measurement, batches, progress)
     surface = _evaluate(settings, inputs, measurement, evaluated, progress)
@@ -112,7 +114,7 @@ def _run_stages(
         id=cell.id,
         spectrum_id=cell.spectrum_id,
         settings=cell.described_settings(),
-        tokens=count_tokens(batches),
+        tokens=min(spectrum.tokens for spectrum in spectra),
         tokens_per_dim=min(tokens_per_dim(spectrum) for spectrum in spectra),
         converged=all(is_converged(spectrum) for spectrum in spectra),
         ner=model_level_ner(layers),
@@ -170,7 +172,15 @@ def _measure(cell: Cell, inputs: _Inputs, batches: Sequence[Batch], progress: St
     else:
         description = f"capturing {inputs.geometry.num_layers} layers"
         with progress.running("capture", description, count_tokens(batches)) as advance:
-            measurement = measure_batches(inputs.model, inputs.geometry, batches, advance)
+            capture = cell.settings.capture
+            measurement = measure_batches(
+                inputs.model,
+                inputs.geometry,
+                batches,
+                advance,
+                point=capture.point,
+                skip_first_tokens=capture.skip_first_tokens,
+            )
             save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
     return load_measurement(cell.spectrum_folder)
 
@@ -178,18 +188,20 @@ def _measure(cell: Cell, inputs: _Inputs, batches: Sequence[Batch], progress: St
 def _check_gates(
     cell: Cell, inputs: _Inputs, measurement: Measurement, batches: Sequence[Batch], progress: StageProgress
 ) -> dict[str, Gate]:
+    capture = cell.settings.capture
     size = min(GATE_SAMPLE_TOKENS, count_tokens(batches))
     sample = make_batches(
-        first_tokens(inputs.encoded, size, "the sample for the gates"),
-        batch_tokens=cell.settings.capture.batch_tokens,
+        first_tokens(inputs.encoded, size, "the sample for the gates"), batch_tokens=capture.batch_tokens
     )
-    spectra = measurement.spectra
+    model, geometry, spectra, skip = inputs.model, inputs.geometry, measurement.spectra, capture.skip_first_tokens
     with progress.running("gates", "checking gates", 5 * size) as advance:
-        unchanged, moved = check_perplexity(inputs.model, inputs.geometry, spectra, sample, advance)
+        unchanged, moved = check_perplexity(model, geometry, spectra, sample, advance, point=capture.point)
         gates = {
-            "token_count": check_token_count(spectra, batches),
+            "token_count": check_token_count(spectra, batches, skip_first_tokens=skip),
             "full_rank": unchanged,
-            "tail_energy": check_tail_energy(inputs.model, inputs.geometry, spectra, sample, advance),
+            "tail_energy": check_tail_energy(
+                model, geometry, spectra, sample, advance, point=capture.point, skip_first_tokens=skip
+            ),
             "perplexity_moves": moved,
         }
     if failed(gates) and cell.settings.gates == "fail":
@@ -211,7 +223,15 @@ def _evaluate(
     points = grid_points(settings.rank_budget.key_ratios, settings.rank_budget.value_ratios)
     description = f"perplexity at {len(points)} rank ratios"
     with progress.running("perplexity", description, len(points) * count_tokens(batches)) as advance:
-        return perplexity_surface(inputs.model, inputs.geometry, measurement.spectra, batches, points, advance)
+        return perplexity_surface(
+            inputs.model,
+            inputs.geometry,
+            measurement.spectra,
+            batches,
+            points,
+            advance,
+            point=settings.capture.point,
+        )
 
 
 def _draw(cell: Cell, layers: pd.DataFrame, surface: pd.DataFrame) -> list[Path]:

@@ -133,9 +133,11 @@ class RankBudgetSettings(_Group):
 
 
 class CaptureSettings(_Group):
-    """Where keys and values are read, and how many tokens at a time."""
+    """Where keys and values are read, which of them, and how many tokens at a time."""
 
-    point: Literal["projection"] = "projection"
+    point: Literal["projection", "normed", "rotary"] = "projection"
+    skip_first_tokens: Annotated[int, Field(ge=0)] = 0
+    per_head: bool = False
     batch_tokens: PositiveInt = 1024
 
 

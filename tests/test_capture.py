@@ -1,9 +1,9 @@
 """Capture: which rows, in which order, and what happens to the model."""
 
+import hand_written
 import pytest
 import torch
 from conftest import TEXTS
-from hand_written import llama
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -26,11 +26,12 @@ def test_rows_are_those_of_the_real_tokens_in_order(tiny: LlamaForCausalLM, batc
     with capture(tiny, discover(tiny), seen.__setitem__) as run:
         run(batch)
     assert list(seen) == [(layer, kind) for layer in range(3) for kind in ("key", "value")]
-    passes = [llama(tiny, row[mask]) for row, mask in zip(batch.tokens, batch.mask, strict=True)]
+    passes = [hand_written.run(tiny, row[mask]) for row, mask in zip(batch.tokens, batch.mask, strict=True)]
     for layer in range(3):
-        for kind, captured in (("key", "keys"), ("value", "values")):
-            expected = torch.cat([getattr(done, captured)[layer] for done in passes])
-            assert torch.allclose(seen[LayerKind(layer, kind)].double(), expected, atol=1e-4)
+        keys = torch.cat([done.keys["projection"][layer] for done in passes])
+        values = torch.cat([done.values[layer] for done in passes])
+        assert torch.allclose(seen[LayerKind(layer, "key")].double(), keys, atol=1e-4)
+        assert torch.allclose(seen[LayerKind(layer, "value")].double(), values, atol=1e-4)
 
 
 def test_what_follows_the_last_projection_is_never_run(tiny: LlamaForCausalLM, batch: Batch) -> None:

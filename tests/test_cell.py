@@ -36,6 +36,8 @@ def test_identity_is_the_hash_of_canonical_json() -> None:
         "dataset.max_length=512",
         "dataset.prompt='{input} {instruction}'",
         "dataset.columns.text=output",
+        "capture.point=rotary",
+        "capture.skip_first_tokens=1",
     ],
 )
 def test_what_changes_a_spectrum_changes_both_identities(override: str) -> None:
@@ -51,7 +53,13 @@ def test_content_changes_both_identities() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["rank_budget=none", "rank_budget.key_ratios=[0.5]", "evaluation.target=response", "evaluation.max_tokens=50"],
+    [
+        "rank_budget=none",
+        "rank_budget.key_ratios=[0.5]",
+        "evaluation.target=response",
+        "evaluation.max_tokens=50",
+        "capture.per_head=true",
+    ],
 )
 def test_what_changes_only_the_evaluation_shares_the_spectrum(override: str) -> None:
     assert cell(override).spectrum_id == cell().spectrum_id

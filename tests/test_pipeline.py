@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import hand_written
 import pandas as pd
 import pytest
 import torch
-from conftest import TEXTS, tiny_cell
-from hand_written import llama
+from conftest import TEXTS, byte_tokenizer, tiny_cell
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -17,6 +17,7 @@ from kvcore import measure, pipeline
 from kvcore.evaluation.gates import Gate
 from kvcore.pipeline import run_cell
 from kvcore.schema import GateError, SettingError, Settings, UserError
+from kvcore.spectrum.metrics import normalized_effective_rank
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def test_a_cell_leaves_what_was_promised(
 
 def log_probability(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     tokens = torch.tensor(tokenizer(text)["input_ids"])
-    return llama(model, tokens).logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])
+    return hand_written.run(model, tokens).logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])
 
 
 def test_a_finished_cell_is_not_run_again(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_the_spectrum_is_shared_by_other_budgets(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = record_of(run_cell(tiny_settings))
-    monkeypatch.setattr(pipeline, "measure_batches", lambda *_: pytest.fail("captured again"))
+    monkeypatch.setattr(pipeline, "measure_batches", lambda *_, **__: pytest.fail("captured again"))
     other = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "rank_budget.key_ratios=[0.75]")
     second = record_of(run_cell(other))
     assert second["spectrum_id"] == first["spectrum_id"]
@@ -156,7 +157,7 @@ def test_an_interrupted_cell_is_unfinished_and_completes(
 ) -> None:
     undisturbed = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "undisturbed")
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -172,7 +173,7 @@ def test_an_interrupted_cell_is_unfinished_and_completes(
 def test_a_failed_cell_leaves_word_and_can_be_run_again(
     tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by nothing")
 
     with monkeypatch.context() as patched:
@@ -193,7 +194,7 @@ def test_a_failed_cell_leaves_word_and_can_be_run_again(
 def test_a_failed_gate_fails_the_cell_unless_told_to_warn(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "check_token_count", lambda *_: Gate(passed=False, value=3, limit=0))
+    monkeypatch.setattr(pipeline, "check_token_count", lambda *_, **__: Gate(passed=False, value=3, limit=0))
     with pytest.raises(GateError, match="gate token_count: value 3, limit 0"):
         run_cell(tiny_settings)
     assert not list(Path(tiny_settings.output_root).rglob("record.json"))
@@ -249,3 +250,27 @@ def test_exactly_max_tokens_are_seen(tiny_folder: Path, tmp_path: Path, tiny_set
     assert record_of(path)["tokens"] == 123
     assert set(pd.read_parquet(path.parent / "layers.parquet")["tokens"]) == {123}
     assert pd.read_parquet(path.parent / "perplexity.parquet")["tokens"].max() < 50
+
+
+@pytest.mark.parametrize("point", ["normed", "rotary"])
+def test_a_cell_at_another_point_without_attention_sinks(
+    tiny_folder: Path, tiny_settings: Settings, tiny: LlamaForCausalLM, point: str
+) -> None:
+    data, outputs = Path(tiny_settings.dataset.path), Path(tiny_settings.output_root)
+    more = [f"capture={point}", "capture.skip_first_tokens=2", "capture.per_head=true"]
+    path = run_cell(tiny_cell(tiny_folder, data, outputs, *more))
+    record = record_of(path)
+    assert record["settings"]["capture"]["point"] == point
+    assert record["tokens"] == sum(len(text.encode()) - 2 for text in TEXTS)
+    assert all(gate["passed"] for gate in record["gates"].values())
+
+    passes = [hand_written.run(tiny, torch.tensor(byte_tokenizer()(text)["input_ids"])) for text in TEXTS]
+    layers = pd.read_parquet(path.parent / "layers.parquet").set_index(["layer", "kind"])["ner"]
+    heads = pd.read_parquet(path.parent / "heads.parquet").set_index(["layer", "kind", "head"])["ner"]
+    assert len(heads) == 3 * 2 * 2
+    for layer in range(3):
+        rows = torch.cat([done.keys[point][layer][2:] for done in passes])
+        assert layers[layer, "key"] == pytest.approx(normalized_effective_rank(torch.linalg.svdvals(rows)), abs=1e-6)
+        for head in range(2):
+            alone = torch.linalg.svdvals(rows[:, head * 8 : head * 8 + 8])
+            assert heads[layer, "key", head] == pytest.approx(normalized_effective_rank(alone), abs=1e-6)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from kvcore.capture import capture
+from kvcore.capture import capture, wanted_tokens
 from kvcore.compression.allocation import Ranks, rank_at_ratio
-from kvcore.compression.truncation import truncated
-from kvcore.data.batches import Advance, Batch, count_tokens, unobserved
+from kvcore.compression.truncation import project, truncated
+from kvcore.data.batches import Advance, Batch, unobserved
 from kvcore.evaluation.perplexity import sum_likelihood
 from kvcore.model.geometry import KINDS, Geometry, LayerKind
+from kvcore.model.taps import Point, reached_by_projection
 from kvcore.spectrum.tables import Spectra
 
 TAIL_ENERGY_LIMIT = 1e-3
@@ -37,9 +38,9 @@ class Gate:
     limit: float
 
 
-def check_token_count(spectra: Spectra, batches: Sequence[Batch]) -> Gate:
+def check_token_count(spectra: Spectra, batches: Sequence[Batch], *, skip_first_tokens: int = 0) -> Gate:
     """Every layer saw exactly the tokens fed; value: the largest difference, in tokens."""
-    fed = sum(int(batch.mask.sum()) for batch in batches)
+    fed = sum(int(wanted_tokens(batch, skip_first_tokens).sum()) for batch in batches)
     difference = max(abs(spectrum.tokens - fed) for spectrum in spectra.values())
     return Gate(difference == 0, difference, 0)
 
@@ -50,6 +51,8 @@ def check_perplexity(
     spectra: Spectra,
     sample: Sequence[Batch],
     advance: Advance = unobserved,
+    *,
+    point: Point = "projection",
 ) -> tuple[Gate, Gate]:
     """Truncation to full rank changes nothing, and truncation to rank 1 does.
 
@@ -59,6 +62,7 @@ def check_perplexity(
         spectra: Spectrum by layer and kind.
         sample: Batches to score.
         advance: Told the number of tokens of each batch when it is done.
+        point: Where keys and values were measured and are truncated.
 
     Returns:
         The gate of full rank, with |delta NLL| per token as its value; and the gate of rank 1, of keys alone
@@ -66,7 +70,7 @@ def check_perplexity(
     """
 
     def mean_nll(ranks: Ranks) -> float:
-        with truncated(geometry, spectra, ranks):
+        with truncated(geometry, spectra, ranks, point=point):
             return sum_likelihood(model, sample, advance).mean_nll
 
     baseline = mean_nll({})
@@ -85,12 +89,16 @@ def check_tail_energy(
     spectra: Spectra,
     sample: Sequence[Batch],
     advance: Advance = unobserved,
+    *,
+    point: Point = "projection",
+    skip_first_tokens: int = 0,
 ) -> Gate:
     """Truncation to half the rank loses the energy that the spectrum says it loses.
 
     Predicted: where the sample is all the data, the sum of the squared singular values of the tail; else the
-    energy of the sample outside the leading right singular vectors. Measured: the squared Frobenius distance
-    between what the projections put out as they are and as truncated, for the same inputs.
+    energy of the sample outside the leading right singular vectors. Measured, one layer and kind after the
+    other: the squared Frobenius distance between keys or values as they are and as a truncated model makes
+    them from the same inputs.
 
     Args:
         model: The model.
@@ -98,62 +106,67 @@ def check_tail_energy(
         spectra: Spectrum by layer and kind.
         sample: Batches to compare on.
         advance: Told the number of tokens of each batch when it is done.
+        point: Where keys and values were measured and are truncated.
+        skip_first_tokens: Tokens at the start of each example that the spectra leave out.
 
     Returns:
         A gate with the largest relative difference over all layers and kinds as its value.
     """
     ranks = {place: rank_at_ratio(TAIL_ENERGY_RATIO, spectrum.kv_dim) for place, spectrum in spectra.items()}
-    error = _TruncationError(geometry, spectra, ranks)
-    with error.watching(), capture(model, geometry, error.add) as run:
+    loss = _TruncationLoss(geometry, spectra, ranks, point)
+    with loss.watching(), capture(model, geometry, loss.add, point=point, skip_first_tokens=skip_first_tokens) as run:
         for batch in sample:
-            error.mask = batch.mask
+            loss.wanted = wanted_tokens(batch, skip_first_tokens)
             run(batch)
             advance(batch.token_count)
     epsilon = torch.finfo(model.dtype).eps
     rounding = max(epsilon, epsilon**2 / TAIL_ENERGY_LIMIT)
-    sample_tokens = count_tokens(sample)
     differences = []
     for place, spectrum in spectra.items():
-        seen = error.energies[place]
-        energies = spectrum.singular_values.square() if spectrum.tokens == sample_tokens else seen
+        seen = loss.energies[place]
+        energies = spectrum.singular_values.square() if spectrum.tokens == loss.tokens[place] else seen
         predicted = float(energies[ranks[place] :].sum())
         # Of a tail this small, the rounding of the model's own arithmetic can be more than the limit.
         scale = max(predicted, rounding * float(seen.sum()))
-        differences.append(abs(float(error.squared[place]) - predicted) / scale if scale else 0.0)
+        differences.append(abs(float(loss.squared[place]) - predicted) / scale if scale else 0.0)
     return Gate(max(differences) <= TAIL_ENERGY_LIMIT, max(differences), TAIL_ENERGY_LIMIT)
 
 
-class _TruncationError:
-    """Sums the squared error of truncation at each projection, for the inputs of the untruncated model.
+class _TruncationLoss:
+    """Sums the squared error of truncation at each layer and kind, for the inputs of the untruncated model.
 
     Attributes:
         energies: (kv_dim,) float64 by layer and kind: squared length along each right singular vector.
         squared: Squared Frobenius distance by layer and kind, scalar float64.
-        mask: (batch, length) bool of the batch that is being run.
+        tokens: Rows compared by layer and kind.
+        wanted: (batch, length) bool of the batch that is being run.
     """
 
-    def __init__(self, geometry: Geometry, spectra: Spectra, ranks: Ranks) -> None:
-        self._geometry = geometry
-        with truncated(geometry, spectra, ranks):
-            self._folded = {
-                projection.place: (projection.linear.weight, projection.linear.bias) for projection in geometry
-            }
+    def __init__(self, geometry: Geometry, spectra: Spectra, ranks: Ranks, point: Point) -> None:
+        self._projections = {projection.place: projection for projection in geometry}
+        self._ranks = ranks
         self._vectors = {
-            projection.place: spectra[projection.place].right_singular_vectors.to(projection.linear.weight.device)
-            for projection in geometry
+            place: spectra[place].right_singular_vectors.to(projection.linear.weight.device)
+            for place, projection in self._projections.items()
         }
+        self._folded = [place for place, found in self._projections.items() if reached_by_projection(found, point)]
+        with truncated(geometry, spectra, {place: ranks[place] for place in self._folded}):
+            self._parameters = {
+                place: (projection.linear.weight, projection.linear.bias)
+                for place, projection in self._projections.items()
+            }
         self._inputs: dict[LayerKind, Tensor] = {}
-        self.energies: dict[LayerKind, Tensor] = {
-            place: torch.zeros(len(vectors), dtype=torch.float64) for place, vectors in self._vectors.items()
-        }
-        self.squared: dict[LayerKind, Tensor] = {place: torch.zeros((), dtype=torch.float64) for place in self._vectors}
-        self.mask = torch.zeros(0, dtype=torch.bool)
+        self.energies = {place: torch.zeros(len(v), dtype=torch.float64) for place, v in self._vectors.items()}
+        self.squared = {place: torch.zeros((), dtype=torch.float64) for place in self._projections}
+        self.tokens = dict.fromkeys(self._projections, 0)
+        self.wanted = torch.zeros(0, dtype=torch.bool)
 
     def watching(self) -> ExitStack:
-        """Return a context in which the inputs of all projections are noted."""
+        """Return a context in which the inputs of folded projections are noted."""
         stack = ExitStack()
-        for projection in self._geometry:
-            stack.callback(projection.linear.register_forward_pre_hook(self._noting(projection.place)).remove)
+        for place in self._folded:
+            linear = self._projections[place].linear
+            stack.callback(linear.register_forward_pre_hook(self._noting(place)).remove)
         return stack
 
     def _noting(self, place: LayerKind) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -163,12 +176,17 @@ class _TruncationError:
         return hook
 
     def add(self, place: LayerKind, rows: Tensor) -> None:
-        """Compare (tokens, kv_dim) rows with what the folded parameters make of the same inputs."""
-        inputs = self._inputs.pop(place)
-        truncated_rows = functional.linear(inputs[self.mask.to(inputs.device)], *self._folded[place])
+        """Compare (tokens, kv_dim) rows with what a truncated model makes of the same inputs."""
+        if place in self._inputs:
+            inputs = self._inputs.pop(place)
+            outputs = functional.linear(inputs[self.wanted.to(inputs.device)], *self._parameters[place])
+            truncated_rows = outputs[:, self._projections[place].outputs]
+        else:
+            truncated_rows = project(rows, self._vectors[place][:, : self._ranks[place]])
         exact = rows.double()
         self.squared[place] += (exact - truncated_rows.double()).square().sum().cpu()
         self.energies[place] += (exact @ self._vectors[place]).square().sum(0).cpu()
+        self.tokens[place] += len(rows)
 
 
 def failed(gates: Mapping[str, Gate]) -> list[str]:

@@ -11,6 +11,7 @@ from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Advance, Batch, unobserved
 from kvcore.evaluation.perplexity import LikelihoodSum, sum_likelihood
 from kvcore.model.geometry import Geometry
+from kvcore.model.taps import Point
 from kvcore.spectrum.tables import Spectra
 
 FULL = (1.0, 1.0)
@@ -29,6 +30,8 @@ def perplexity_surface(
     batches: Sequence[Batch],
     points: Sequence[tuple[float, float]],
     advance: Advance = unobserved,
+    *,
+    point: Point = "projection",
 ) -> pd.DataFrame:
     """Measure perplexity at pairs of rank ratios, the first of which is (1, 1), the untruncated model.
 
@@ -39,6 +42,7 @@ def perplexity_surface(
         batches: What to score.
         points: (key ratio, value ratio), from `grid_points`.
         advance: Told the number of tokens of each batch when it is done.
+        point: Where keys and values were measured and are truncated.
 
     Returns:
         Columns key_ratio, value_ratio, tokens, nll, perplexity, bits_per_byte, nd_ppl, delta_nll. `nll` is the
@@ -47,7 +51,7 @@ def perplexity_surface(
     sums: list[LikelihoodSum] = []
     for key_ratio, value_ratio in points:
         ranks = uniform_ranks(spectra, {"key": key_ratio, "value": value_ratio})
-        with truncated(geometry, spectra, ranks):
+        with truncated(geometry, spectra, ranks, point=point):
             sums.append(sum_likelihood(model, batches, advance))
     baseline = sums[0]
     rows = []

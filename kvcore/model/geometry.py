@@ -22,42 +22,66 @@ class LayerKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """Where the decoder of a family has its parts.
+    """Where the decoder layers of a family have their parts; paths start at a layer.
 
     Attributes:
-        layers: Path of the list of decoder layers, from the base model.
-        key: Path of the linear key projection, from a layer.
-        value: Path of the linear value projection, from a layer.
+        attention: Path of the attention module.
+        key: Path of the linear key projection.
+        value: Path of the linear value projection. If it is that of the keys, the one layer puts out queries,
+            keys and values side by side, in this order.
+        key_norm: Path of the norm of the keys (QK-norm), if the family has one.
+        norm_sees: Layout of what that norm is given: `length, heads` or `heads, length` as its middle dimensions.
     """
 
-    layers: str = "layers"
+    attention: str = "self_attn"
     key: str = "self_attn.k_proj"
     value: str = "self_attn.v_proj"
+    key_norm: str | None = None
+    norm_sees: Literal["length, heads", "heads, length"] = "length, heads"
 
 
-# By `config.model_type`. Only causal decoders whose keys and values are outputs of linear layers of their own.
+# By `config.model_type`: decoders that keep their layers in `layers`, whose keys and values are outputs of plain
+# linear layers, the same in every layer, and whose attention hands both to the cache when the keys are rotated.
 FAMILIES: dict[str, Family] = {
+    "gemma": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(key_norm="self_attn.k_norm", norm_sees="heads, length"),
     "llama": Family(),
-    "gemma3_text": Family(),
+    "mistral": Family(),
+    "phi3": Family(key="self_attn.qkv_proj", value="self_attn.qkv_proj"),
+    "qwen2": Family(),
+    "qwen3": Family(key_norm="self_attn.k_norm"),
 }
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The linear layer whose outputs are the keys, or the values, of one decoder layer.
+    """Where the keys, or the values, of one decoder layer come from.
 
     Attributes:
         place: Index of the decoder layer, and `key` or `value`.
-        linear: Its output is (..., kv_dim), all KV heads side by side.
+        linear: Its output holds them, all KV heads side by side, in the columns `outputs`.
+        outputs: Columns of the output, which are rows of the weight.
+        num_kv_heads: Number of KV heads.
+        head_dim: Dimension of a head.
+        attention: The attention module around it.
+        key_norm: Norm of these keys; None for values and for families without one.
+        norm_sees: Layout of what the norm is given.
     """
 
     place: LayerKind
     linear: nn.Linear
+    outputs: slice
+    num_kv_heads: int
+    head_dim: int
+    attention: nn.Module
+    key_norm: nn.Module | None
+    norm_sees: str
 
     @property
     def kv_dim(self) -> int:
         """Number of KV heads times their dimension."""
-        return self.linear.out_features
+        return self.num_kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -100,31 +124,40 @@ def discover(model: PreTrainedModel) -> Geometry:
         SettingError: The family is not known, or the model is not laid out as its family is.
     """
     family = check_family(model.config)
-    decoder = model.base_model
-    projections = []
-    for index, layer in enumerate(decoder.get_submodule(family.layers).children()):
-        projections += [
-            Projection(LayerKind(index, "key"), _linear(layer, family.key, model.config)),
-            Projection(LayerKind(index, "value"), _linear(layer, family.value, model.config)),
-        ]
-    return Geometry(tuple(projections))
+    return Geometry(
+        tuple(
+            _projection(family, layer, LayerKind(index, kind), model.config)
+            for index, layer in enumerate(model.base_model.get_submodule("layers").children())
+            for kind in KINDS
+        )
+    )
 
 
-def _linear(layer: nn.Module, path: str, config: PretrainedConfig) -> nn.Linear:
-    module = layer.get_submodule(path)
-    if type(module) is not nn.Linear or not module.weight.is_floating_point():
-        found = type(module).__name__
-        raise SettingError(
-            "model family",
-            config.model_type,
-            f"its {path} is a {found}, and only plain linear layers can be truncated",
-        )
-    expected = config.num_key_value_heads * config.head_dim
-    if module.out_features != expected:
-        raise SettingError(
-            "model family",
-            config.model_type,
-            f"its {path} has {module.out_features} outputs where {config.num_key_value_heads} KV heads "
-            f"x {config.head_dim} = {expected} were expected",
-        )
-    return module
+def _projection(family: Family, layer: nn.Module, place: LayerKind, config: PretrainedConfig) -> Projection:
+    path = family.key if place.kind == "key" else family.value
+    linear, attention = layer.get_submodule(path), layer.get_submodule(family.attention)
+    if type(linear) is not nn.Linear or not linear.weight.is_floating_point():
+        found = type(linear).__name__
+        raise _unlike(config, f"its {path} is a {found}, and only plain linear layers can be truncated")
+    head_dim = int(attention.head_dim)  # type: ignore[arg-type] # an attribute of every attention module
+    query_dim, kv_dim = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    fused = family.key == family.value
+    expected = query_dim + 2 * kv_dim if fused else kv_dim
+    if linear.out_features != expected:
+        heads = f"{config.num_key_value_heads} KV heads x {head_dim}"
+        raise _unlike(config, f"its {path} has {linear.out_features} outputs where {heads} need {expected}")
+    start = 0 if not fused else query_dim if place.kind == "key" else query_dim + kv_dim
+    return Projection(
+        place=place,
+        linear=linear,
+        outputs=slice(start, start + kv_dim),
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        attention=attention,
+        key_norm=layer.get_submodule(family.key_norm) if family.key_norm and place.kind == "key" else None,
+        norm_sees=family.norm_sees,
+    )
+
+
+def _unlike(config: PretrainedConfig, found: str) -> SettingError:
+    return SettingError("model family", config.model_type, found)

@@ -1,6 +1,6 @@
 """Measure the spectra of a model's keys and values on given data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,11 @@ from kvcore.data.batches import Advance, Batch, make_batches, unobserved
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
 from kvcore.model.geometry import Geometry, LayerKind, discover
+from kvcore.model.taps import Point
 from kvcore.schema import UserError
 from kvcore.spectrum.metrics import normalized_effective_rank
 from kvcore.spectrum.streaming import StreamingSVD
-from kvcore.spectrum.tables import Spectra, layer_table
+from kvcore.spectrum.tables import Spectra, layer_table, metrics_of
 
 Result = TypeVar("Result")
 
@@ -29,10 +30,12 @@ class Measurement:
         spectra: Spectrum by layer and kind, in the order of the forward pass.
         convergence: Columns layer, kind, tokens, ner: the metric at about kv_dim x 1, 2, 4, ... tokens
             (the next end of a batch) and at the end.
+        heads: Every metric of each KV head alone; columns layer, kind, head, head_dim, and those of `layers`.
     """
 
     spectra: Spectra
     convergence: pd.DataFrame
+    heads: pd.DataFrame
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -45,6 +48,8 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
+    point: Point = "projection",
+    skip_first_tokens: int = 0,
     max_length: int | None = None,
     batch_tokens: int = 1024,
 ) -> Measurement:
@@ -54,6 +59,8 @@ def measure(
         model: A transformers causal language model of a supported family, or its base model.
         tokenizer: Its tokenizer.
         texts: Texts, each an example of its own, tokenized as `tokenizer(text)`.
+        point: Where keys and values are read: `projection`, `normed` or `rotary`, see `kvcore.model.taps.tap`.
+        skip_first_tokens: Leave out so many tokens at the start of each text (attention sinks).
         max_length: Longer texts are cut to this many tokens; by default to the model's context.
         batch_tokens: Tokens a batch, padding included; changes speed and memory, not the result.
 
@@ -68,7 +75,8 @@ def measure(
     geometry = discover(model)
     context = model.config.max_position_embeddings
     encoded = encode([Example(text) for text in texts], tokenizer, max_length=min(max_length or context, context))
-    return measure_batches(model, geometry, make_batches(encoded, batch_tokens=batch_tokens))
+    batches = make_batches(encoded, batch_tokens=batch_tokens)
+    return measure_batches(model, geometry, batches, point=point, skip_first_tokens=skip_first_tokens)
 
 
 def measure_batches(
@@ -76,6 +84,9 @@ def measure_batches(
     geometry: Geometry,
     batches: Sequence[Batch],
     advance: Advance = unobserved,
+    *,
+    point: Point = "projection",
+    skip_first_tokens: int = 0,
 ) -> Measurement:
     """Stream the keys and values of all batches into spectra.
 
@@ -84,9 +95,11 @@ def measure_batches(
         geometry: Its key and value projections.
         batches: Token batches.
         advance: Told the number of tokens of each batch when it is done.
+        point: Where keys and values are read, see `kvcore.model.taps.tap`.
+        skip_first_tokens: Leave out so many tokens at the start of each example.
 
     Raises:
-        UserError: A NaN or an infinity among the keys or values; names layer and kind.
+        UserError: A NaN or an infinity among the keys or values, or no token left; names layer and kind.
     """
     accumulators = {
         projection.place: StreamingSVD(projection.kv_dim, device=projection.linear.weight.device)
@@ -97,13 +110,25 @@ def measure_batches(
     def consume(place: LayerKind, rows: Tensor) -> None:
         accumulators[place].update(rows)
 
-    with capture(model, geometry, consume) as run:
+    with capture(model, geometry, consume, point=point, skip_first_tokens=skip_first_tokens) as run:
         for batch in batches:
             run(batch)
             curve.record()
             advance(batch.token_count)
     spectra = {place: _naming(place, accumulator.finish) for place, accumulator in accumulators.items()}
-    return Measurement(spectra, curve.table(spectra))
+    return Measurement(spectra, curve.table(spectra), _head_table(geometry, accumulators))
+
+
+def _head_table(geometry: Geometry, accumulators: Mapping[LayerKind, StreamingSVD]) -> pd.DataFrame:
+    """Return the metrics of each KV head alone, read off the blocks on the diagonal of the joint Gram matrices."""
+    rows = []
+    for projection in geometry:
+        for head in range(projection.num_kv_heads):
+            start = head * projection.head_dim
+            alone = accumulators[projection.place].columns(start, start + projection.head_dim).finish()
+            place = {"layer": projection.place.layer, "kind": projection.place.kind, "head": head}
+            rows.append(place | {"head_dim": projection.head_dim} | metrics_of(alone))
+    return pd.DataFrame(rows)
 
 
 def _naming(place: LayerKind, decompose: Callable[[], Result]) -> Result:

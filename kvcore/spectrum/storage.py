@@ -21,6 +21,7 @@ from kvcore.spectrum.streaming import Spectrum
 SCHEMA_VERSION = 1
 _TENSORS = "spectrum.safetensors"
 _CONVERGENCE = "convergence.parquet"
+_HEADS = "heads.parquet"
 _SUMMARY = "spectrum.json"
 
 
@@ -34,7 +35,7 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
 
     Files: spectrum.safetensors with `layers.<layer>.<kind>.singular_values`, (kv_dim,) float64, and
     `layers.<layer>.<kind>.right_singular_vectors`, (kv_dim, kv_dim) float32, a vector a column;
-    convergence.parquet; spectrum.json with the settings that the spectrum depends on.
+    convergence.parquet; heads.parquet; spectrum.json with the settings that the spectrum depends on.
 
     Args:
         folder: The folder to create; one that another process has completed meanwhile is kept.
@@ -55,6 +56,7 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
     try:
         save_file(tensors, workspace / _TENSORS)
         measurement.convergence.to_parquet(workspace / _CONVERGENCE)
+        measurement.heads.to_parquet(workspace / _HEADS)
         write_atomically(workspace / _SUMMARY, json.dumps(summary, indent=2) + "\n")
         workspace.chmod(0o755)
         try:
@@ -92,7 +94,7 @@ def load_measurement(folder: Path) -> Measurement:
                 right_singular_vectors=tensors[f"{name}.right_singular_vectors"].double(),
                 tokens=tokens,
             )
-        return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE))
+        return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE), pd.read_parquet(folder / _HEADS))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the spectrum in {folder} cannot be used ({error}); delete that folder to compute it again"

@@ -93,6 +93,18 @@ class StreamingSVD:
         self.tokens += other.tokens
         return self
 
+    def columns(self, start: int, stop: int) -> "StreamingSVD":
+        """Return the accumulator that would have seen only these columns of the rows; exact.
+
+        Args:
+            start: First column.
+            stop: Column after the last.
+        """
+        part = StreamingSVD(stop - start, device=self.gram.device)
+        part.gram += self.gram[start:stop, start:stop]
+        part.tokens = self.tokens
+        return part
+
     def singular_values(self) -> Tensor:
         """Return the singular values so far, (kv_dim,) float64 and descending, without the vectors.
 

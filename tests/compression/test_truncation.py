@@ -1,16 +1,16 @@
 """Truncated models against a hand-written forward pass with explicit projections."""
 
+import hand_written
 import pytest
 import torch
 from conftest import TEXTS, Packaged, tiny_llama
-from hand_written import llama
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure
 from kvcore.compression import truncation
 from kvcore.compression.truncation import truncated
-from kvcore.model.geometry import LayerKind, discover
+from kvcore.model.geometry import LayerKind, Projection, discover
 from kvcore.spectrum.tables import Spectra
 
 
@@ -38,7 +38,7 @@ def test_truncated_forward_equals_explicit_projection(
     for place, rank in chosen.items():
         basis = spectra[place].right_singular_vectors[:, :rank]
         projectors[place] = basis @ basis.T
-    expected = llama(tiny, tokens, projectors).logits
+    expected = hand_written.run(tiny, tokens, projectors).logits
     with truncated(discover(tiny), spectra, chosen):
         found = logits(tiny, tokens)
     assert torch.allclose(found, expected, atol=2e-4)
@@ -51,7 +51,7 @@ def test_one_layer_alone(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerB
     basis = spectra[place].right_singular_vectors[:, :2]
     with truncated(discover(tiny), spectra, {place: 2}):
         found = logits(tiny, tokens)
-    assert torch.allclose(found, llama(tiny, tokens, {place: basis @ basis.T}).logits, atol=2e-4)
+    assert torch.allclose(found, hand_written.run(tiny, tokens, {place: basis @ basis.T}).logits, atol=2e-4)
 
 
 def test_full_rank_changes_nothing(
@@ -60,7 +60,7 @@ def test_full_rank_changes_nothing(
     tokens, original = token_ids(tokenizer), tiny.model.layers[0].self_attn.k_proj.weight
     with truncated(discover(tiny), spectra, dict.fromkeys(spectra, 16)):
         assert tiny.model.layers[0].self_attn.k_proj.weight is not original
-        assert torch.allclose(logits(tiny, tokens), llama(tiny, tokens).logits, atol=2e-4)
+        assert torch.allclose(logits(tiny, tokens), hand_written.run(tiny, tokens).logits, atol=2e-4)
 
 
 def test_full_rank_changes_nothing_in_the_packaged_models(packaged: Packaged) -> None:
@@ -98,11 +98,11 @@ def test_the_model_is_restored_when_folding_fails(
 ) -> None:
     fold, before, calls = truncation._fold, dict(tiny.named_parameters()), []
 
-    def failing(linear: torch.nn.Linear, basis: Tensor) -> None:
-        calls.append(linear)
+    def failing(projection: Projection, basis: Tensor) -> None:
+        calls.append(projection)
         if len(calls) == 4:
             raise MemoryError
-        fold(linear, basis)
+        fold(projection, basis)
 
     monkeypatch.setattr(truncation, "_fold", failing)
     with pytest.raises(MemoryError), truncated(discover(tiny), spectra, dict.fromkeys(spectra, 3)):

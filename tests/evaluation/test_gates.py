@@ -100,9 +100,9 @@ def test_truncation_that_does_not_reach_attention_is_seen(
     really_truncated = gates.truncated
 
     @contextmanager
-    def forgetful(geometry: Geometry, spectra: Spectra, ranks: dict[LayerKind, int]) -> Iterator[None]:
+    def forgetful(geometry: Geometry, spectra: Spectra, ranks: dict[LayerKind, int], **where: Any) -> Iterator[None]:
         reached = {place: rank for place, rank in ranks.items() if place.kind != kind}
-        with really_truncated(geometry, spectra, reached):
+        with really_truncated(geometry, spectra, reached, **where):
             yield
 
     monkeypatch.setattr(gates, "truncated", forgetful)

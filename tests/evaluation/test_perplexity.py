@@ -2,10 +2,10 @@
 
 import math
 
+import hand_written
 import pytest
 import torch
 from conftest import TEXTS, Packaged
-from hand_written import llama
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore.data.batches import make_batches
@@ -21,7 +21,7 @@ PAIRS = [Example(prompt=text[: len(text) // 2], response=text[len(text) // 2 :])
 def by_hand(model: LlamaForCausalLM, encoded: list[EncodedExample], target: str) -> tuple[float, int]:
     total, count = 0.0, 0
     for example in encoded:
-        log_probability = llama(model, example.tokens).logits.log_softmax(-1)
+        log_probability = hand_written.run(model, example.tokens).logits.log_softmax(-1)
         for position in range(1, len(example)):
             if target == "all" or position >= example.response_start:
                 total -= float(log_probability[position - 1, example.tokens[position]])

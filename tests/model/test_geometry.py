@@ -38,7 +38,7 @@ def test_a_replaced_projection_is_refused() -> None:
 def test_a_layout_unlike_the_configuration_is_refused() -> None:
     model = tiny_llama()
     model.model.layers[2].self_attn.v_proj = nn.Linear(24, 12)
-    with pytest.raises(SettingError, match=r"12 outputs where 2 KV heads x 8 = 16 were expected"):
+    with pytest.raises(SettingError, match=r"12 outputs where 2 KV heads x 8 need 16"):
         discover(model)
 
 

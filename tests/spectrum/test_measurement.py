@@ -1,10 +1,10 @@
 """Measured spectra against brute force: all keys and values at once, in float64, captured another way."""
 
+import hand_written
 import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, Packaged, tiny_llama
-from hand_written import llama
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore import measure
@@ -68,9 +68,9 @@ def test_batch_size_padding_and_order_do_not_matter_to_packaged_models(packaged:
 
 def test_tiny_model_equals_a_hand_written_forward(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     measured = measure(tiny, tokenizer, TEXTS)
-    passes = [llama(tiny, torch.tensor(tokenizer(text)["input_ids"])) for text in TEXTS]
+    passes = [hand_written.run(tiny, torch.tensor(tokenizer(text)["input_ids"])) for text in TEXTS]
     for layer in range(3):
-        keys = torch.cat([done.keys[layer] for done in passes])
+        keys = torch.cat([done.keys["projection"][layer] for done in passes])
         values = torch.cat([done.values[layer] for done in passes])
         assert ner(measured)[layer, "key"] == pytest.approx(normalized_effective_rank(keys.numpy()), abs=1e-6)
         assert ner(measured)[layer, "value"] == pytest.approx(normalized_effective_rank(values.numpy()), abs=1e-6)

@@ -130,3 +130,11 @@ def test_accumulators_of_other_sizes_do_not_merge() -> None:
 def test_a_dimension_is_needed() -> None:
     with pytest.raises(ValueError, match="kv_dim = 0"):
         StreamingSVD(0)
+
+
+def test_columns_are_those_of_an_accumulator_that_saw_nothing_else() -> None:
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(3))
+    part = StreamingSVD(6).update(rows).columns(2, 5).finish()
+    alone = StreamingSVD(3).update(rows[:, 2:5]).finish()
+    assert part.tokens == 50
+    assert torch.allclose(part.singular_values, alone.singular_values, rtol=1e-12)
