@@ -43,13 +43,14 @@ class Cell:
     def spectrum_content(self) -> dict[str, Any]:
         """All and only what changes the numbers of a spectrum."""
         settings = self.settings
+        names = {"columns", "prompt", "max_examples", "max_tokens", "max_length"}
+        dataset = settings.dataset.model_dump(mode="json", include=names)
+        if settings.dataset.columns.text:  # then the other columns and the prompt are not read
+            dataset = dataset | {"columns": {"text": settings.dataset.columns.text}, "prompt": None}
         return {
             "model": {"revision": self.model_revision}
             | settings.model.model_dump(mode="json", include={"dtype", "attention", "template"}),
-            "dataset": {"revision": self.dataset_revision}
-            | settings.dataset.model_dump(
-                mode="json", include={"columns", "prompt", "max_examples", "max_tokens", "max_length"}
-            ),
+            "dataset": {"revision": self.dataset_revision} | dataset,
             "language": settings.language.model_dump(mode="json"),
             "capture": settings.capture.model_dump(mode="json", include={"point", "skip_first_tokens"}),
             "seed": settings.seed,
@@ -63,10 +64,15 @@ class Cell:
     @property
     def id(self) -> str:
         """Identity of the cell."""
+        budget = self.settings.rank_budget
         return identity(
             self.spectrum_content
             | {
-                "rank_budget": self.settings.rank_budget.model_dump(mode="json"),
+                "rank_budget": {
+                    "name": budget.name,
+                    "key_ratios": sorted(budget.key_ratios),
+                    "value_ratios": sorted(budget.value_ratios),
+                },
                 "per_head": self.settings.capture.per_head,
                 "evaluation": self.settings.evaluation.model_dump(mode="json", include={"target", "max_tokens"}),
             }

@@ -36,7 +36,7 @@ def clear_errors() -> Iterator[None]:
     except GateError as error:
         _exit(FAILED, f"{error}. These numbers cannot be trusted; gates=warn records them all the same.")
     except KeyboardInterrupt:
-        _exit(INTERRUPTED, "interrupted; the same command goes on after the last finished stage")
+        _exit(INTERRUPTED, "interrupted; run the same command again to complete the cell")
 
 
 def quiet_libraries() -> None:
@@ -47,6 +47,7 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def settings_from(config: DictConfig) -> Settings:
@@ -69,7 +70,7 @@ def admit_unknown_settings(arguments: Sequence[str]) -> list[str]:
 
     def admit(argument: str) -> str:
         override = re.match(r"([A-Za-z_][\w.]*)=", argument)
-        if override is None or override[1] in known or override[1].split(".")[0] == "hydra":
+        if override is None or override[1] in known or override[1].startswith(("hydra.", "model.parts.")):
             return argument
         return f"+{argument}"
 

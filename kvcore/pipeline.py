@@ -1,8 +1,9 @@
 """The order of stages for one cell: the only file that sees them all."""
 
 import json
+import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,8 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from kvcore.cell import FAILURE_NAME, Cell, prepare_output_root, write_atomically
-from kvcore.data.batches import Batch, count_tokens, make_batches
-from kvcore.data.encoding import EncodedExample, encode, first_tokens, select
+from kvcore.data.batches import Batch, count_tokens, doubling_stretches, make_batches
+from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, first_tokens, select
 from kvcore.data.examples import examples_from_rows
 from kvcore.data.sources import file_hash, find_data_file, read_rows
 from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
@@ -21,7 +22,16 @@ from kvcore.model.geometry import Geometry, check_family, discover
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
 from kvcore.progress import StageProgress
 from kvcore.results import figures
-from kvcore.results.record import Record, describe_device, finite, git_commit, library_versions, peak_memory_bytes
+from kvcore.results.record import (
+    FINISHED,
+    UNTRUSTED,
+    Record,
+    describe_device,
+    finite,
+    git_commit,
+    library_versions,
+    peak_memory_bytes,
+)
 from kvcore.results.summary import print_summary
 from kvcore.schema import GateError, SettingError, Settings
 from kvcore.spectrum.measurement import Measurement, measure_batches
@@ -38,6 +48,7 @@ class _Inputs(NamedTuple):
     model: PreTrainedModel
     geometry: Geometry
     encoded: list[EncodedExample]
+    left_out_rows: int
 
 
 def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
@@ -56,6 +67,7 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
         if cell.is_finished():
             if console is not None:
                 console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
+            _require_trust(settings, _recorded_gates(cell))
             return cell.record_path
         cell.open_folder()
         try:
@@ -92,25 +104,24 @@ def _run_stages(
     inputs = _load(settings, weights, data_file, progress)
     cell.require_space(spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
     evaluated = _evaluation_batches(settings, inputs.encoded)
-    batches = make_batches(inputs.encoded, batch_tokens=settings.capture.batch_tokens)
-
-    measurement = _measure(cell, inputs, batches, progress)
+    measurement = _measure(cell, inputs, progress)
     layers = measurement.layers
-    layers.to_parquet(cell.folder / "layers.parquet")
-    measurement.convergence.to_parquet(cell.folder / "convergence.parquet")
+    _write_table(cell, "layers", layers)
+    _write_table(cell, "convergence", measurement.convergence)
     if settings.capture.per_head:
-        measurement.heads.to_parquet(cell.folder / "heads.parquet")
+        _write_table(cell, "heads", measurement.heads)
 
-    gates = _check_gates(cell, inputs, measurement, batches, progress)
+    gates = _check_gates(cell, inputs, measurement, progress)
+    _require_trust(settings, gates)
     surface = _evaluate(settings, inputs, measurement, evaluated, progress)
-    surface.to_parquet(cell.folder / "perplexity.parquet")
+    _write_table(cell, "perplexity", surface)
     with progress.running("figures", "drawing figures"):
         drawings = _draw(cell, layers, surface)
 
     device = inputs.model.device
     spectra = measurement.spectra.values()
     record = Record(
-        status="untrusted" if failed(gates) else "finished",
+        status=UNTRUSTED if failed(gates) else FINISHED,
         id=cell.id,
         spectrum_id=cell.spectrum_id,
         settings=cell.described_settings(),
@@ -125,6 +136,7 @@ def _run_stages(
         device=describe_device(device),
         seconds=progress.seconds,
         peak_memory_bytes=peak_memory_bytes(device),
+        left_out_rows=inputs.left_out_rows,
     )
     record.write(cell.record_path)
     return record, surface, [cell.spectrum_folder, *sorted(cell.folder.glob("*.parquet")), *drawings]
@@ -142,9 +154,8 @@ def _load(settings: Settings, weights: Weights, data_file: Path, progress: Stage
         tokenizer = load_tokenizer(weights)
         geometry = discover(model)
     with progress.running("read", f"reading {dataset.name}"):
-        examples = examples_from_rows(
-            read_rows(data_file), prompt_template=dataset.prompt, **dataset.columns.model_dump()
-        )
+        rows = read_rows(data_file)
+        examples = examples_from_rows(rows, prompt_template=dataset.prompt, **dataset.columns.model_dump())
         encoded = encode(
             select(examples, max_examples=dataset.max_examples, seed=settings.seed),
             tokenizer,
@@ -152,7 +163,8 @@ def _load(settings: Settings, weights: Weights, data_file: Path, progress: Stage
             max_length=dataset.max_length,
             max_tokens=dataset.max_tokens,
         )
-    return _Inputs(model, geometry, encoded)
+        check_vocabulary(encoded, model.config.vocab_size)
+    return _Inputs(model, geometry, encoded, len(rows) - len(examples))
 
 
 def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -> list[Batch]:
@@ -165,14 +177,16 @@ def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -
     return batches
 
 
-def _measure(cell: Cell, inputs: _Inputs, batches: Sequence[Batch], progress: StageProgress) -> Measurement:
+def _measure(cell: Cell, inputs: _Inputs, progress: StageProgress) -> Measurement:
     """Read the spectrum from disk, where it is computed first if need be: every cell uses the same numbers."""
     if is_complete(cell.spectrum_folder):
         progress.say(f"using the spectrum in {cell.spectrum_folder}")
     else:
+        capture = cell.settings.capture
+        stretches = doubling_stretches(inputs.encoded, first_tokens=inputs.geometry.max_kv_dim)
+        batches = [make_batches(stretch, batch_tokens=capture.batch_tokens) for stretch in stretches]
         description = f"capturing {inputs.geometry.num_layers} layers"
-        with progress.running("capture", description, count_tokens(batches)) as advance:
-            capture = cell.settings.capture
+        with progress.running("capture", description, sum(map(count_tokens, batches))) as advance:
             measurement = measure_batches(
                 inputs.model,
                 inputs.geometry,
@@ -185,32 +199,45 @@ def _measure(cell: Cell, inputs: _Inputs, batches: Sequence[Batch], progress: St
     return load_measurement(cell.spectrum_folder)
 
 
-def _check_gates(
-    cell: Cell, inputs: _Inputs, measurement: Measurement, batches: Sequence[Batch], progress: StageProgress
-) -> dict[str, Gate]:
+def _check_gates(cell: Cell, inputs: _Inputs, measurement: Measurement, progress: StageProgress) -> dict[str, Gate]:
     capture = cell.settings.capture
-    size = min(GATE_SAMPLE_TOKENS, count_tokens(batches))
+    everything = make_batches(inputs.encoded, batch_tokens=capture.batch_tokens)
+    size = min(GATE_SAMPLE_TOKENS, count_tokens(everything))
     sample = make_batches(
         first_tokens(inputs.encoded, size, "the sample for the gates"), batch_tokens=capture.batch_tokens
     )
     model, geometry, spectra, skip = inputs.model, inputs.geometry, measurement.spectra, capture.skip_first_tokens
     with progress.running("gates", "checking gates", 5 * size) as advance:
         unchanged, moved = check_perplexity(model, geometry, spectra, sample, advance, point=capture.point)
-        gates = {
-            "token_count": check_token_count(spectra, batches, skip_first_tokens=skip),
+        return {
+            "token_count": check_token_count(spectra, everything, skip_first_tokens=skip),
             "full_rank": unchanged,
             "tail_energy": check_tail_energy(
                 model, geometry, spectra, sample, advance, point=capture.point, skip_first_tokens=skip
             ),
             "perplexity_moves": moved,
         }
-    if failed(gates) and cell.settings.gates == "fail":
-        raise GateError(
-            "; ".join(
-                f"gate {name}: value {gates[name].value:.3g}, limit {gates[name].limit:.3g}" for name in failed(gates)
-            )
-        )
-    return gates
+
+
+def _require_trust(settings: Settings, gates: Mapping[str, Gate]) -> None:
+    """Fail where a gate failed and the settings do not say to go on."""
+    if failed(gates) and settings.gates == "fail":
+        faults = [
+            f"gate {name}: value {gates[name].value:.3g}, limit {gates[name].limit:.3g}" for name in failed(gates)
+        ]
+        raise GateError("; ".join(faults))
+
+
+def _recorded_gates(cell: Cell) -> dict[str, Gate]:
+    recorded = json.loads(cell.record_path.read_text(encoding="utf-8"))["gates"]
+    return {name: Gate(gate["passed"], float(gate["value"]), float(gate["limit"])) for name, gate in recorded.items()}
+
+
+def _write_table(cell: Cell, name: str, table: pd.DataFrame) -> None:
+    """Write a table in one step: another process may be at the same cell, and ahead."""
+    temporary = cell.folder / f".{name}.{os.getpid()}.tmp"
+    table.to_parquet(temporary)
+    temporary.replace(cell.folder / f"{name}.parquet")
 
 
 def _evaluate(
@@ -252,6 +279,8 @@ def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
         "traceback": "".join(traceback.format_exception(error)),
         "settings": cell.described_settings(),
     }
+    if cell.is_finished():  # by another process
+        return
     try:
         write_atomically(cell.folder / FAILURE_NAME, json.dumps(finite(failure), indent=2, ensure_ascii=False) + "\n")
     except OSError:

@@ -28,7 +28,7 @@ class StageProgress:
         self.stage = ""
         self.seconds: dict[str, float] = {}
         self._display = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:,.0f} / {task.total:,.0f} tokens"),
             _SpeedColumn(),
@@ -51,7 +51,7 @@ class StageProgress:
     def say(self, message: str) -> None:
         """Print a line above the progress bars."""
         if self._visible:
-            self._display.console.print(message, highlight=False)
+            self._display.console.print(message, highlight=False, markup=False)
 
     @contextmanager
     def running(self, stage: str, description: str = "", tokens: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,6 +34,7 @@ class _Group(BaseModel):
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ColumnName = Annotated[str, Field(min_length=1)]
 RankRatio = Annotated[float, Field(gt=0, le=1)]
 RankRatios = Annotated[tuple[RankRatio, ...], Field(strict=False)]
 Target = Literal["all", "response"]
@@ -66,16 +68,18 @@ class ModelSettings(_Group):
             raise SettingError("model.source", self.source, "needs model.parts and model.sha256")
         if self.source == "folder" and not self.path:
             raise SettingError("model.path", self.path, "source folder needs the path of a folder")
+        if self.source == "packaged" and self.path:
+            raise SettingError("model.path", self.path, "goes with model=folder")
         return self
 
 
 class ColumnSettings(_Group):
     """Which column of a row holds what; a row with a text column only is used verbatim."""
 
-    instruction: str | None = None
-    input: str | None = None
-    output: str | None = None
-    text: str | None = None
+    instruction: ColumnName | None = None
+    input: ColumnName | None = None
+    output: ColumnName | None = None
+    text: ColumnName | None = None
 
     @model_validator(mode="after")
     def _something_is_mapped(self) -> Self:
@@ -99,11 +103,13 @@ class DatasetSettings(_Group):
 
     @model_validator(mode="after")
     def _prompt_is_a_template(self) -> Self:
+        allowed = SettingError("dataset.prompt", self.prompt, "may use {instruction} and {input}, and {{ }} for braces")
         try:
-            self.prompt.format(instruction="", input="")
-        except (KeyError, IndexError, ValueError) as error:
-            allowed = "may use {instruction} and {input}, and {{ }} for braces"
-            raise SettingError("dataset.prompt", self.prompt, allowed) from error
+            fields = {field for _, field, _, _ in Formatter().parse(self.prompt) if field is not None}
+        except ValueError:
+            raise allowed from None
+        if not fields <= {"instruction", "input"}:
+            raise allowed
         return self
 
 
@@ -199,10 +205,25 @@ def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[s
     return names
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _nearest_settings(setting: str) -> str:
+    """Name the settings closest to a misspelt one, or those beside it if none is close."""
+    names = setting_names()
+    if get_close_matches(setting, names):
+        return nearest(setting, names)
+    group = setting.rpartition(".")[0]
+    prefix = f"{group}." if group in names else ""
+    return nearest(setting, [name for name in names if name.startswith(prefix) and "." not in name[len(prefix) :]])
+
+
 def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, whose keys vary
     setting = ".".join(str(part) for part in fault["loc"]) or "settings"
     if fault["type"] == "extra_forbidden":
-        return f"{setting} is no setting: {nearest(setting, setting_names())}"
+        return f"{setting} is no setting: {_nearest_settings(setting)}"
     if fault["type"] == "missing":
         return f"{setting} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")

@@ -39,7 +39,7 @@ TEXTS = [
 def composed(*overrides: str) -> dict[str, Any]:
     """Compose the shipped configuration as the command line does."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = OmegaConf.to_container(compose("config", list(overrides)))
+        values = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(values, dict)
     return values
 

@@ -1,6 +1,7 @@
 """The shape of the house: data runs one way, files and functions stay short."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_nothing_executable_is_read_from_disk() -> None:
         text = path.read_text(encoding="utf-8")
         assert not {"pickle", "dill", "joblib", "marshal", "shelve"} & set(imported_modules(path)), path
         assert "torch.load(" not in text, path
-        assert "trust_remote_code" not in text, path
+        assert not re.search("trust_remote_code.{1,4}True", text), path
 
 
 def test_files_and_functions_are_short() -> None:

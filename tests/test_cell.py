@@ -76,10 +76,17 @@ def test_what_changes_only_the_evaluation_shares_the_spectrum(override: str) -> 
         "dataset.name=alias",
         "capture.batch_tokens=7",
         "evaluation.batch_tokens=7",
+        "rank_budget.key_ratios=[0.2,0.4,0.6,0.8,1.0]",
     ],
 )
 def test_what_changes_no_number_changes_no_identity(override: str) -> None:
     assert (cell(override).id, cell(override).spectrum_id) == (cell().id, cell().spectrum_id)
+
+
+def test_columns_that_are_not_read_change_no_identity() -> None:
+    text = cell("dataset.columns.text=body")
+    assert cell("dataset.columns.text=body", "dataset.columns.output=x", "dataset.prompt='{input}'").id == text.id
+    assert cell("dataset.columns.text=other").id != text.id
 
 
 def test_folders() -> None:

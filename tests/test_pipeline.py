@@ -1,5 +1,6 @@
 """Whole cells on a tiny model: what is on disk, running again, failing and being interrupted."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,8 @@ import hand_written
 import pandas as pd
 import pytest
 import torch
-from conftest import TEXTS, byte_tokenizer, tiny_cell
+from conftest import TEXTS, byte_tokenizer, tiny_cell, tiny_llama
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -28,7 +30,8 @@ def record_of(path: Path) -> dict[str, Any]:
 def numbers(path: Path) -> list[Any]:
     """Everything in a cell's folder that must not depend on how the cell came to its end."""
     record = record_of(path)
-    tables = [pd.read_parquet(path.parent / f"{name}.parquet").to_dict() for name in ("layers", "perplexity")]
+    names = ("layers", "convergence", "perplexity")
+    tables = [pd.read_parquet(path.parent / f"{name}.parquet").to_dict() for name in names]
     return [record["ner"], record["perplexity"], record["tokens"], *tables]
 
 
@@ -147,6 +150,9 @@ def test_how_a_cell_is_run_does_not_change_its_numbers(
     assert record_of(second)["id"] == record_of(first)["id"]
     layers = [pd.read_parquet(path.parent / "layers.parquet") for path in (first, second)]
     assert (layers[0]["ner"] - layers[1]["ner"]).abs().max() < 1e-6
+    curves = [pd.read_parquet(path.parent / "convergence.parquet") for path in (first, second)]
+    pd.testing.assert_frame_equal(*curves, rtol=1e-6)
+    assert curves[0]["tokens"].nunique() >= 4
     surfaces = [pd.read_parquet(path.parent / "perplexity.parquet") for path in (first, second)]
     assert (surfaces[0]["perplexity"] / surfaces[1]["perplexity"] - 1).abs().max() < 1e-5
 
@@ -202,6 +208,8 @@ def test_a_failed_gate_fails_the_cell_unless_told_to_warn(
     record = record_of(path)
     assert record["status"] == "untrusted"
     assert record["gates"]["token_count"] == {"passed": False, "value": 3, "limit": 0}
+    with pytest.raises(GateError, match="gate token_count: value 3, limit 0"):
+        run_cell(tiny_settings)  # the record is there, but not to be trusted
 
 
 def test_a_damaged_spectrum_is_never_used(tiny_folder: Path, tmp_path: Path, tiny_settings: Settings) -> None:
@@ -274,3 +282,26 @@ def test_a_cell_at_another_point_without_attention_sinks(
         for head in range(2):
             alone = torch.linalg.svdvals(rows[:, head * 8 : head * 8 + 8])
             assert heads[layer, "key", head] == pytest.approx(normalized_effective_rank(alone), abs=1e-6)
+
+
+def test_rows_left_out_are_counted(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "Rain and more rain."}\n{"text": null}\n{"text": " "}\n')
+    path = run_cell(tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs"))
+    assert record_of(path)["left_out_rows"] == 2
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    tiny_llama(vocab_size=100, bos_token_id=1, eos_token_id=2).save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "data.jsonl").write_text('{"text": "\u00e9\u00e9"}\n')
+    with pytest.raises(UserError, match="the tokenizer is not the model's: it gives token .* has 100 tokens"):
+        run_cell(tiny_cell(tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "outputs"))
+
+
+def test_brackets_in_the_output_folder_are_printed_as_they_are(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "Rain and more rain."}\n')
+    screen = io.StringIO()
+    settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs")
+    settings = settings.model_copy(update={"output_root": str(tmp_path / "out[bold]x[" / "b]")})
+    path = run_cell(settings, console=Console(file=screen, width=200))
+    assert str(path.parent / "layers.parquet") in screen.getvalue().splitlines()

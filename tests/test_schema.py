@@ -83,6 +83,7 @@ def test_ratios_outside_are_refused(ratio: Any) -> None:
         ("model__name", "../escape"),
         ("model__sha256", "abc"),
         ("dataset__name", ""),
+        ("dataset__columns__text", ""),
         ("output_root", ""),
         ("seed", "1"),
     ],
@@ -101,11 +102,13 @@ def test_rules_over_several_settings() -> None:
         "rank_budget.key_ratios = [0.5]: rank_budget none has no ratios"
     ]
     assert faults(model__sha256=None) == ["model.source = 'packaged': needs model.parts and model.sha256"]
+    assert faults(model__path="/models/mine") == ["model.path = '/models/mine': goes with model=folder"]
     assert faults("model=folder", model__path=None) == ["model.path = None: source folder needs the path of a folder"]
     assert faults(dataset__columns__instruction=None) == [
         "dataset.columns.instruction = None: map instruction and output, or text"
     ]
-    assert faults(dataset__prompt="{question}")[0].startswith("dataset.prompt = '{question}': may use {instruction}")
+    for prompt in ("{question}", "{input.name}", "{input[0]}", "{", "{0}"):
+        assert faults(dataset__prompt=prompt)[0].startswith(f"dataset.prompt = {prompt!r}: may use {{instruction}}")
 
 
 def test_unknown_and_missing_settings() -> None:

@@ -53,6 +53,27 @@ def make_batches(encoded: Sequence[EncodedExample], *, batch_tokens: int, target
     return [_collate([encoded[index] for index in group], target) for group in sorted(groups, key=min)]
 
 
+def doubling_stretches(encoded: Sequence[EncodedExample], *, first_tokens: int) -> list[list[EncodedExample]]:
+    """Cut the examples, in their order, into stretches that end at about 1, 2, 4, ... times `first_tokens` tokens.
+
+    What was seen at the end of a stretch does not depend on how its examples are batched.
+
+    Args:
+        encoded: The examples.
+        first_tokens: Tokens of the first stretch; each ends with the example that reaches its mark.
+    """
+    stretches: list[list[EncodedExample]] = [[]]
+    total, mark = 0, first_tokens
+    for example in encoded:
+        if total >= mark:
+            stretches.append([])
+            while mark <= total:
+                mark *= 2
+        stretches[-1].append(example)
+        total += len(example)
+    return stretches
+
+
 def count_tokens(batches: Sequence[Batch]) -> int:
     """Return the number of real tokens in the batches."""
     return sum(batch.token_count for batch in batches)

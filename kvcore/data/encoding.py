@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kvcore.data.examples import Example
-from kvcore.schema import SettingError
+from kvcore.schema import SettingError, UserError
 
 _CHUNK = 256
 
@@ -110,6 +110,18 @@ def encode(
     if not encoded:
         raise SettingError("dataset", len(examples), "none of these examples has a token")
     return encoded
+
+
+def check_vocabulary(encoded: Sequence[EncodedExample], vocab_size: int) -> None:
+    """Check that a model knows all tokens.
+
+    Raises:
+        UserError: The tokenizer has tokens that the model has not.
+    """
+    largest = max(int(example.tokens.max()) for example in encoded)
+    if largest >= vocab_size:
+        known = f"the model has {vocab_size} tokens"
+        raise UserError(f"the tokenizer is not the model's: it gives token {largest}, and {known}")
 
 
 def first_tokens(encoded: Sequence[EncodedExample], count: int, setting: str) -> list[EncodedExample]:

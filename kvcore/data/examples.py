@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kvcore.data.sources import Row
 from kvcore.schema import SettingError
@@ -30,42 +29,39 @@ def examples_from_rows(
     output: str | None = None,
     text: str | None = None,
 ) -> list[Example]:
-    """Turn rows into examples; a row without usable strings is left out.
+    """Turn rows into examples; a row with anything but text in a mapped column is left out.
 
     Args:
         rows: Rows with the same columns.
         prompt_template: The prompt, with {instruction} and {input}; trailing white space is dropped.
         instruction: Name of the column with the instruction.
-        input: Name of the column with the instruction's input; a table without it has none.
+        input: Name of the column with the instruction's input, which may be empty; None if there is none.
         output: Name of the column with the response.
         text: Name of the column with running text; it goes before the others.
 
     Raises:
         SettingError: A mapped column is missing, or no row is usable.
     """
+    mapped = {"text": text} if text else {"instruction": instruction, "input": input, "output": output}
     found = list(rows[0])
-    required = {"text": text} if text else {"instruction": instruction, "output": output}
-    for role, column in required.items():
-        if column is None or column not in found:
-            allowed = f"the file's columns are {', '.join(map(repr, found))}"
-            raise SettingError(f"dataset.columns.{role}", column, f"{allowed}; map instruction and output, or text")
+    for role, column in mapped.items():
+        if column not in found and not (role == "input" and column is None):
+            advice = "set it to null if there is none" if role == "input" else "map instruction and output, or text"
+            allowed = f"the file's columns are {', '.join(map(repr, found))}; {advice}"
+            raise SettingError(f"dataset.columns.{role}", column, allowed)
     examples = []
     for row in rows:
-        if not all(_usable(row.get(str(column))) for column in required.values()):
+        values = {role: row[column] if column else "" for role, column in mapped.items()}
+        if values.get("input", "") is None:
+            values["input"] = ""
+        if not all(isinstance(value, str) and (value.strip() or role == "input") for role, value in values.items()):
             continue
         if text:
-            examples.append(Example(row[text]))
+            examples.append(Example(values["text"]))
         else:
-            optional = row.get(input) if input else None
-            prompt = prompt_template.format(
-                instruction=row[str(instruction)], input=optional if isinstance(optional, str) else ""
-            )
-            examples.append(Example(row[str(output)], prompt.rstrip()))
+            prompt = prompt_template.format(instruction=values["instruction"], input=values["input"])
+            examples.append(Example(values["output"], prompt.rstrip()))
     if not examples:
-        columns = ", ".join(f"{role} {column!r}" for role, column in required.items())
-        raise SettingError("dataset.columns", columns, "no row has non-empty text in these columns")
+        columns = ", ".join(f"{role} {column!r}" for role, column in mapped.items() if column)
+        raise SettingError("dataset.columns", columns, "no row has text in all of these columns")
     return examples
-
-
-def _usable(value: Any) -> bool:  # noqa: ANN401 - a cell of a user's table
-    return isinstance(value, str) and bool(value.strip())

@@ -129,7 +129,8 @@ def check_tail_energy(
         # Of a tail this small, the rounding of the model's own arithmetic can be more than the limit.
         scale = max(predicted, rounding * float(seen.sum()))
         differences.append(abs(float(loss.squared[place]) - predicted) / scale if scale else 0.0)
-    return Gate(max(differences) <= TAIL_ENERGY_LIMIT, max(differences), TAIL_ENERGY_LIMIT)
+    value = float(torch.tensor(differences, dtype=torch.float64).max())  # unlike Python's max, a NaN stays a NaN
+    return Gate(value <= TAIL_ENERGY_LIMIT, value, TAIL_ENERGY_LIMIT)
 
 
 class _TruncationLoss:

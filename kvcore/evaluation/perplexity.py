@@ -71,7 +71,7 @@ def sum_likelihood(model: PreTrainedModel, batches: Sequence[Batch], advance: Ad
     if tokens == 0:
         raise UserError("no token to predict: every example has one token only, or no response")
     if math.isnan(nll):
-        raise UserError("the negative log-likelihood is NaN")
+        raise UserError("the model computes NaN: its weights hold NaN, or model.dtype is too narrow for it")
     return LikelihoodSum(nll, tokens, sum(batch.target_bytes for batch in batches))
 
 

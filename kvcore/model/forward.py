@@ -11,13 +11,14 @@ from transformers import PreTrainedModel
 @contextmanager
 def inference(model: PreTrainedModel) -> Iterator[None]:
     """Run a block without gradients and with the model in evaluation mode, restored afterwards."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:

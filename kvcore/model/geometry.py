@@ -99,14 +99,21 @@ class Geometry:
         """Number of decoder layers."""
         return self.projections[-1].place.layer + 1
 
+    @property
+    def max_kv_dim(self) -> int:
+        """The largest kv_dim of any layer and kind."""
+        return max(projection.kv_dim for projection in self)
+
 
 def check_family(config: PretrainedConfig) -> Family:
     """Return the family of a model.
 
     Raises:
-        SettingError: The attention layout of this family is not known.
+        SettingError: The attention layout of this family is not known, or the weights are quantised.
     """
     model_type = config.model_type
+    if getattr(config, "quantization_config", None) is not None:
+        raise SettingError("model family", model_type, "its weights are quantised; dequantised ones are needed")
     if model_type not in FAMILIES:
         raise SettingError(
             "model family",

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -17,17 +18,26 @@ from transformers import (
 )
 
 from kvcore.model.packaged import dequantised_folder
-from kvcore.schema import SettingError, WeightsPart
+from kvcore.schema import SettingError, WeightsPart, first_line
 
 # What decides a model's numbers in its folder; a README or a pickled twin of the weights does not.
 _CONTENT_SUFFIXES = {".safetensors", ".json", ".model", ".jinja", ".txt"}
 
+# Nothing is fetched, and no code that comes with a model is run.
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
 
 class Weights(NamedTuple):
-    """A folder of weights on this machine, and the hash of its content."""
+    """A folder of weights on this machine, the hash of its content, and the setting that leads to it."""
 
     folder: Path
     revision: str
+    setting: str
+
+    def refused(self, reason: str) -> SettingError:
+        """Return the error to raise when they cannot be used."""
+        advice = "; delete this folder to have it made anew" if self.setting == "KVCORE_CACHE" else ""
+        return SettingError(self.setting, str(self.folder), reason + advice)
 
 
 def find_weights(
@@ -51,13 +61,13 @@ def find_weights(
         SettingError: The weights are missing, incomplete or not what the hash says.
     """
     if source == "packaged" and sha256 is not None:
-        return Weights(dequantised_folder(name, parts, sha256), sha256)
+        return Weights(dequantised_folder(name, parts, sha256), sha256, "KVCORE_CACHE")
     folder = Path(path or "").expanduser()
     if not (folder / "config.json").is_file():
         raise SettingError("model.path", path, "a folder with config.json, tokenizer files and *.safetensors")
     if not any(folder.glob("*.safetensors")):
         raise SettingError("model.path", path, "no *.safetensors in it, and no other format of weights is read")
-    return Weights(folder, _content_hash(folder))
+    return Weights(folder, _content_hash(folder), "model.path")
 
 
 def read_config(weights: Weights) -> PretrainedConfig:
@@ -67,11 +77,9 @@ def read_config(weights: Weights) -> PretrainedConfig:
         SettingError: transformers cannot read it.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError(
-            "model.path", str(weights.folder), f"config.json cannot be used ({_first_line(error)})"
-        ) from error
+        config: PretrainedConfig = AutoConfig.from_pretrained(weights.folder, **_LOCAL)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise weights.refused(f"config.json cannot be used ({first_line(error)})") from error
     return config
 
 
@@ -94,15 +102,23 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             weights.folder,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
-            local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
+            **_LOCAL,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SettingError("model.path", str(weights.folder), f"cannot be loaded ({_first_line(error)})") from error
+        raise weights.refused(f"cannot be loaded ({first_line(error)})") from error
+    model: PreTrainedModel
+    model, found = loaded
+    # What is missing, transformers would fill with random numbers.
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, found[fault])):
+            listed = f"{fault.replace('_', ' ')} {', '.join(names[:3])}"
+            raise weights.refused(f"the weights do not fit config.json: {listed}")
     model.to(device)  # type: ignore[arg-type] # transformers wraps `to` without its signature
     model.eval()
     return model
@@ -115,9 +131,11 @@ def load_tokenizer(weights: Weights) -> PreTrainedTokenizerBase:
         SettingError: There is none, or it is not a fast one, whose offsets the framework needs.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(weights.folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(weights.folder, **_LOCAL)
     except (OSError, ValueError, KeyError) as error:
-        raise SettingError("model.path", str(weights.folder), f"no usable tokenizer ({_first_line(error)})") from error
+        raise weights.refused(f"no usable tokenizer ({first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise weights.refused(f"its tokenizer {type(tokenizer).__name__} gives no offsets; a fast one is needed")
     return tokenizer
 
 
@@ -128,7 +146,3 @@ def _content_hash(folder: Path) -> str:
         with file.open("rb") as content:
             digest.update(f"{file.name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

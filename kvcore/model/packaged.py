@@ -13,9 +13,10 @@ from pathlib import Path
 import platformdirs
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kvcore.schema import SettingError, WeightsPart
+from kvcore.schema import SettingError, WeightsPart, first_line
 
 _GGUF_NAME = "model.gguf"
 _COPY_BYTES = 1 << 22
@@ -33,14 +34,14 @@ def dequantised_folder(name: str, parts: Sequence[WeightsPart], sha256: str) -> 
     It is written under another name and renamed when complete, so a half-written one is never used.
 
     Args:
-        name: Name of the model, for the folder.
+        name: Name of the model, for messages.
         parts: The files which, joined in this order, are the GGUF file.
         sha256: Hash the joined file must have, hexadecimal.
 
     Raises:
         SettingError: A package or file is missing, the hash is wrong, or the cache cannot be written.
     """
-    folder = cache_root() / f"{name}-{sha256[:12]}-transformers-{transformers.__version__}"
+    folder = cache_root() / f"{sha256[:16]}-transformers-{transformers.__version__}"
     if folder.is_dir():
         return folder
     sources = [_locate(part) for part in parts]
@@ -77,8 +78,9 @@ def _workspace(root: Path) -> Iterator[Path]:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as folder:
             yield Path(folder)
-    except OSError as error:
-        raise SettingError("KVCORE_CACHE", str(root), f"weights cannot be cached there ({error})") from error
+    except (OSError, SafetensorError) as error:  # a full disk can show as either
+        reason = f"weights cannot be cached there ({first_line(error)})"
+        raise SettingError("KVCORE_CACHE", str(root), reason) from error
 
 
 def _join(sources: Sequence[Path], target: Path) -> str:

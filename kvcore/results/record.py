@@ -18,6 +18,8 @@ from kvcore.cell import write_atomically
 from kvcore.evaluation.gates import Gate
 
 SCHEMA_VERSION = 1
+FINISHED = "finished"
+UNTRUSTED = "untrusted"
 _LIBRARIES = ("kvcore", "torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "safetensors")
 
 
@@ -42,6 +44,7 @@ class Record:
         device: What the model ran on.
         seconds: Wall time by stage.
         peak_memory_bytes: Of the GPU if there is one, else of the process.
+        left_out_rows: Rows of the data file without text in all mapped columns.
     """
 
     status: str
@@ -57,6 +60,7 @@ class Record:
     device: str
     seconds: Mapping[str, float]
     peak_memory_bytes: int
+    left_out_rows: int
     versions: Mapping[str, str]
     git_commit: str | None
     schema_version: int = SCHEMA_VERSION

@@ -7,13 +7,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kvcore.results.record import Record
+from kvcore.results.record import UNTRUSTED, Record
 
 
 def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths: list[Path]) -> None:
     """Print the normalized effective ranks, the perplexity surface, the gates and what was written."""
     settings = record.settings
     console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
+    if record.left_out_rows:
+        console.print(f"{record.left_out_rows} rows without text in all mapped columns were left out")
+    if record.status == UNTRUSTED:
+        console.print("A GATE FAILED: these numbers cannot be trusted")
     console.print(_ner_table(record))
     if len(surface) > 1:
         console.print("perplexity by rank ratio (down: keys, across: values)")
@@ -22,7 +26,7 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     console.print(_gate_table(record))
     for path in paths:
         # Paths are for copying: never wrapped.
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
 def _ner_table(record: Record) -> Table:

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore.capture import capture
-from kvcore.data.batches import Advance, Batch, make_batches, unobserved
-from kvcore.data.encoding import encode
+from kvcore.data.batches import Advance, Batch, doubling_stretches, make_batches, unobserved
+from kvcore.data.encoding import check_vocabulary, encode
 from kvcore.data.examples import Example
 from kvcore.model.geometry import Geometry, LayerKind, discover
 from kvcore.model.taps import Point
@@ -29,7 +29,7 @@ class Measurement:
     Attributes:
         spectra: Spectrum by layer and kind, in the order of the forward pass.
         convergence: Columns layer, kind, tokens, ner: the metric at about kv_dim x 1, 2, 4, ... tokens
-            (the next end of a batch) and at the end.
+            (the next end of an example) and at the end.
         heads: Every metric of each KV head alone; columns layer, kind, head, head_dim, and those of `layers`.
     """
 
@@ -75,14 +75,16 @@ def measure(
     geometry = discover(model)
     context = model.config.max_position_embeddings
     encoded = encode([Example(text) for text in texts], tokenizer, max_length=min(max_length or context, context))
-    batches = make_batches(encoded, batch_tokens=batch_tokens)
+    check_vocabulary(encoded, model.config.vocab_size)
+    stretches = doubling_stretches(encoded, first_tokens=geometry.max_kv_dim)
+    batches = [make_batches(stretch, batch_tokens=batch_tokens) for stretch in stretches]
     return measure_batches(model, geometry, batches, point=point, skip_first_tokens=skip_first_tokens)
 
 
 def measure_batches(
     model: PreTrainedModel,
     geometry: Geometry,
-    batches: Sequence[Batch],
+    stretches: Sequence[Sequence[Batch]],
     advance: Advance = unobserved,
     *,
     point: Point = "projection",
@@ -93,7 +95,7 @@ def measure_batches(
     Args:
         model: The model.
         geometry: Its key and value projections.
-        batches: Token batches.
+        stretches: Token batches, in stretches at whose ends the convergence curve has its points.
         advance: Told the number of tokens of each batch when it is done.
         point: Where keys and values are read, see `kvcore.model.taps.tap`.
         skip_first_tokens: Leave out so many tokens at the start of each example.
@@ -111,12 +113,13 @@ def measure_batches(
         accumulators[place].update(rows)
 
     with capture(model, geometry, consume, point=point, skip_first_tokens=skip_first_tokens) as run:
-        for batch in batches:
-            run(batch)
+        for batches in stretches:
+            for batch in batches:
+                run(batch)
+                advance(batch.token_count)
             curve.record()
-            advance(batch.token_count)
     spectra = {place: _naming(place, accumulator.finish) for place, accumulator in accumulators.items()}
-    return Measurement(spectra, curve.table(spectra), _head_table(geometry, accumulators))
+    return Measurement(spectra, curve.table(), _head_table(geometry, accumulators))
 
 
 def _head_table(geometry: Geometry, accumulators: Mapping[LayerKind, StreamingSVD]) -> pd.DataFrame:
@@ -136,33 +139,23 @@ def _naming(place: LayerKind, decompose: Callable[[], Result]) -> Result:
     try:
         return decompose()
     except ValueError as error:
-        raise UserError(f"{place.kind}s of layer {place.layer}: {error}") from error
+        raise UserError(f"{place.kind}s of layer {place.layer} of the model: {error}") from error
 
 
 class _ConvergenceCurve:
-    """Notes the normalized effective rank when the tokens seen pass kv_dim, 2 kv_dim, 4 kv_dim, ..."""
+    """Notes the normalized effective rank at the moments when it is told to."""
 
-    def __init__(self, accumulators: dict[LayerKind, StreamingSVD]) -> None:
+    def __init__(self, accumulators: Mapping[LayerKind, StreamingSVD]) -> None:
         self._accumulators = accumulators
-        self._next = {place: accumulator.kv_dim for place, accumulator in accumulators.items()}
-        self._rows: list[dict[str, object]] = []
-        self._recorded: dict[LayerKind, int] = {}
+        self._rows: list[Mapping[str, object]] = []
 
     def record(self) -> None:
         for place, accumulator in self._accumulators.items():
-            if accumulator.tokens >= self._next[place]:
-                self._add(place, accumulator.tokens, _naming(place, accumulator.singular_values))
-                while self._next[place] <= accumulator.tokens:
-                    self._next[place] *= 2
+            if accumulator.tokens:
+                ner = normalized_effective_rank(_naming(place, accumulator.singular_values))
+                seen = {"layer": place.layer, "kind": place.kind, "tokens": accumulator.tokens}
+                self._rows.append(seen | {"ner": ner})
 
-    def table(self, final: Spectra) -> pd.DataFrame:
-        for place, spectrum in final.items():
-            if self._recorded.get(place) != spectrum.tokens:
-                self._add(place, spectrum.tokens, spectrum.singular_values)
+    def table(self) -> pd.DataFrame:
         table = pd.DataFrame(self._rows)
         return table.sort_values(["layer", "kind", "tokens"], ignore_index=True)
-
-    def _add(self, place: LayerKind, tokens: int, singular_values: Tensor) -> None:
-        ner = normalized_effective_rank(singular_values)
-        self._rows.append({"layer": place.layer, "kind": place.kind, "tokens": tokens, "ner": ner})
-        self._recorded[place] = tokens

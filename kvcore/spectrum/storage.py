@@ -1,7 +1,6 @@
 """Spectra on disk: safetensors, parquet and JSON, complete or not there."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from kvcore.cell import write_atomically
 from kvcore.model.geometry import KINDS, Geometry, LayerKind
-from kvcore.schema import UserError
+from kvcore.schema import UserError, first_line
 from kvcore.spectrum.measurement import Measurement
 from kvcore.spectrum.streaming import Spectrum
 
@@ -41,6 +40,9 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
         folder: The folder to create; one that another process has completed meanwhile is kept.
         measurement: What to write.
         content: The settings that the spectrum depends on.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
     """
     tensors = {}
     for (layer, kind), spectrum in measurement.spectra.items():
@@ -52,20 +54,19 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
         "content": content,
         "tokens": {f"layers.{place.layer}.{place.kind}": found.tokens for place, found in measurement.spectra.items()},
     }
-    workspace = Path(tempfile.mkdtemp(prefix=f".unfinished-{folder.name}-", dir=folder.parent))
     try:
-        save_file(tensors, workspace / _TENSORS)
-        measurement.convergence.to_parquet(workspace / _CONVERGENCE)
-        measurement.heads.to_parquet(workspace / _HEADS)
-        write_atomically(workspace / _SUMMARY, json.dumps(summary, indent=2) + "\n")
-        workspace.chmod(0o755)
-        try:
-            workspace.rename(folder)
-        except OSError:
+        with tempfile.TemporaryDirectory(prefix=f".unfinished-{folder.name}-", dir=folder.parent) as workspace:
+            complete = Path(workspace) / "complete"
+            complete.mkdir()
+            save_file(tensors, complete / _TENSORS)
+            measurement.convergence.to_parquet(complete / _CONVERGENCE)
+            measurement.heads.to_parquet(complete / _HEADS)
+            write_atomically(complete / _SUMMARY, json.dumps(summary, indent=2) + "\n")
             if not is_complete(folder):
-                raise
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+                complete.rename(folder)
+    except (OSError, SafetensorError) as error:
+        if not is_complete(folder):  # otherwise another process was faster, with the same content
+            raise UserError(f"the spectrum cannot be written to {folder} ({first_line(error)})") from error
 
 
 def is_complete(folder: Path) -> bool:

@@ -36,8 +36,9 @@ class StreamingSVD:
     8 kv_dim^2 bytes whatever the number of rows.
 
     Forming K^T K squares the condition number: in float64, singular values below about 1e-8 of the largest
-    are lost in rounding, which moves the normalized effective rank by less than 1e-7. A triangular (QR)
-    accumulation would keep them, for twice the arithmetic and no symmetric product.
+    are lost in rounding. The most that moved the normalized effective rank was 4e-7, for a matrix of exact
+    rank 256 in 1,024 dimensions. A triangular (QR) accumulation would keep them, for twice the arithmetic and
+    no symmetric product.
 
     Attributes:
         kv_dim: Columns of the matrix.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from kvcore.data.batches import count_tokens, make_batches
+from kvcore.data.batches import count_tokens, doubling_stretches, make_batches
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
 
@@ -51,3 +51,18 @@ def test_similar_lengths_go_together(tokenizer: PreTrainedTokenizerBase) -> None
     assert count_tokens(batches) / padded > 0.9
     assert all(batch.tokens[~batch.mask].eq(0).all() for batch in batches)
     assert all(batch.tokens.dtype == torch.long for batch in batches)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 80))
+def test_stretches_end_where_the_tokens_have_doubled(lengths: list[int], first_tokens: int) -> None:
+    encoded = encode([Example("x" * length) for length in lengths], byte_tokenizer())
+    stretches = doubling_stretches(encoded, first_tokens=first_tokens)
+    assert [len(example) for stretch in stretches for example in stretch] == lengths
+    assert all(stretches)
+    total, mark = 0, first_tokens
+    for stretch in stretches[:-1]:
+        before = total + sum(len(example) for example in stretch[:-1])
+        total = before + len(stretch[-1])
+        assert before < mark <= total
+        while mark <= total:
+            mark *= 2

@@ -18,14 +18,15 @@ def test_instruction_input_and_output() -> None:
     ]
 
 
-@pytest.mark.parametrize("context", ["", None, 7])
+@pytest.mark.parametrize("context", ["", None])
 def test_without_input_the_prompt_is_the_instruction(context: Any) -> None:
     rows = [{"question": "Why?", "context": context, "answer": "Because."}]
     assert examples_from_rows(rows, prompt_template=TEMPLATE, **COLUMNS)[0].prompt == "Why?"
 
 
-def test_the_input_column_may_be_missing() -> None:
-    assert examples_from_rows([{"question": "Why?", "answer": "Because."}], prompt_template=TEMPLATE, **COLUMNS) == [
+def test_a_table_may_have_no_input_column() -> None:
+    columns = COLUMNS | {"input": None}
+    assert examples_from_rows([{"question": "Why?", "answer": "Because."}], prompt_template=TEMPLATE, **columns) == [
         Example(prompt="Why?", response="Because.")
     ]
 
@@ -35,25 +36,28 @@ def test_text_goes_before_the_other_columns() -> None:
     assert examples_from_rows(rows, prompt_template=TEMPLATE, text="body", **COLUMNS) == [Example(" As it stands.\n")]
 
 
-def test_rows_without_usable_strings_are_left_out() -> None:
+def test_rows_without_text_in_a_mapped_column_are_left_out() -> None:
     rows: list[dict[str, Any]] = [
-        {"question": None, "answer": "a"},
-        {"question": "q", "answer": 3},
-        {"question": "q", "answer": "  "},
-        {"question": "q", "answer": "a"},
+        {"question": None, "context": "", "answer": "a"},
+        {"question": "q", "context": "", "answer": 3},
+        {"question": "q", "context": 7, "answer": "a"},
+        {"question": "q", "context": "", "answer": "  "},
+        {"question": "q", "context": "", "answer": "a"},
     ]
     assert examples_from_rows(rows, prompt_template=TEMPLATE, **COLUMNS) == [Example(prompt="q", response="a")]
 
 
 def test_no_usable_row_is_an_error() -> None:
-    with pytest.raises(SettingError, match="no row has non-empty text"):
-        examples_from_rows([{"question": "q", "answer": ""}], prompt_template=TEMPLATE, **COLUMNS)
+    rows = [{"question": "q", "context": "", "answer": ""}]
+    with pytest.raises(SettingError, match="no row has text in all of these columns"):
+        examples_from_rows(rows, prompt_template=TEMPLATE, **COLUMNS)
 
 
 @pytest.mark.parametrize(
     ("columns", "named"),
     [
         ({"instruction": "prompt", "output": "answer"}, "dataset.columns.instruction = 'prompt'"),
+        ({"instruction": "question", "input": "contxt", "output": "answer"}, "dataset.columns.input = 'contxt'"),
         ({"instruction": "question", "output": "reply"}, "dataset.columns.output = 'reply'"),
         ({"instruction": "question", "output": None}, "dataset.columns.output = None"),
         ({"text": "body"}, "dataset.columns.text = 'body'"),

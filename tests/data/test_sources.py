@@ -56,6 +56,8 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("empty.json", "", "the file is empty"),
         ("rowless.json", "[]", "the file has no rows"),
         ("blank.jsonl", "\n\n", "the file has no rows"),
+        ("null.json", "null", r"rows are objects, \{...\}"),
+        ("value.jsonl", "3", "cannot be read as jsonl"),
         ("broken.json", '[{"a": 1}, {"a":', "cannot be read as json"),
         ("broken.parquet", "no parquet", "cannot be read as parquet"),
         ("header.csv", "instruction,output\n", "the file has no rows"),
@@ -69,6 +71,32 @@ def test_unusable_files_are_one_clear_error(tmp_path: Path, name: str, content: 
     with pytest.raises(SettingError, match=f"dataset.path = .*({complaint})") as caught:
         read_rows(find_data_file(source="local", path=str(path)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data[1].jsonl", "wh?t.jsonl", "a*.jsonl", "a::b.jsonl", "spaced name.jsonl"])
+def test_a_file_name_is_never_a_pattern(tmp_path: Path, name: str) -> None:
+    for neighbour in ("data1.jsonl", "what.jsonl", "ab.jsonl"):
+        (tmp_path / neighbour).write_text('{"text": "wrong"}\n')
+    (tmp_path / name).write_text('{"text": "right"}\n')
+    assert read_rows(find_data_file(source="local", path=str(tmp_path / name))) == [{"text": "right"}]
+
+
+def test_csv_is_text_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("question,answer\nWhich value?,None\nWhich code?,00123\nWhich gap?,\n")
+    assert [row["answer"] for row in read_rows(path)] == ["None", "00123", ""]
+
+
+def test_surplus_fields_shift_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("question,answer\nq,a,surplus\nq,a,surplus\n")
+    with pytest.raises(SettingError, match="cannot be read as csv"):
+        read_rows(path)
+
+
+def test_a_path_of_ones_own_without_its_source_is_explained() -> None:
+    with pytest.raises(SettingError, match="your own go with dataset=local"):
+        find_data_file(source="pocket", path="my.json")
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

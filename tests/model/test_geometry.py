@@ -48,3 +48,10 @@ def test_integer_weights_are_refused() -> None:
     linear.weight = nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(SettingError, match="only plain linear layers"):
         discover(model)
+
+
+def test_quantised_weights_are_refused() -> None:
+    model = tiny_llama()
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(SettingError, match="'llama': its weights are quantised"):
+        discover(model)

@@ -1,10 +1,13 @@
 """Models of the user's own, from a folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_llama
+from safetensors.torch import load_file, save_file
 
 from kvcore.model.loading import find_weights, load_model, load_tokenizer, read_config
 from kvcore.schema import SettingError
@@ -64,6 +67,62 @@ def test_unreadable_files_are_one_clear_error(folder: Path) -> None:
         (folder / name).unlink()
     with pytest.raises(SettingError, match="no usable tokenizer"):
         load_tokenizer(weights)
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"),
+            "missing keys model.layers.1.self_attn",
+        ),
+        (
+            lambda tensors: tensors.update({"model.layers.3.extra": torch.ones(2)}),
+            "unexpected keys model.layers.3.extra",
+        ),
+        (lambda tensors: tensors.pop("lm_head.weight"), "missing keys lm_head.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_never_filled_with_random_numbers(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], fault: str
+) -> None:
+    rewrite_weights(folder, change)
+    weights = find_weights(source="folder", name="tiny", path=str(folder))
+    with pytest.raises(SettingError, match=f"the weights do not fit config.json: {fault}"):
+        load_model(weights, dtype="float32", device="cpu", attention="sdpa")
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_another_number_of_layers_is_refused(folder: Path, layers: int) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 3', f'"num_hidden_layers": {layers}'))
+    with pytest.raises(SettingError, match="the weights do not fit config.json"):
+        load_model(
+            find_weights(source="folder", name="tiny", path=str(folder)),
+            dtype="float32",
+            device="cpu",
+            attention="sdpa",
+        )
+
+
+def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
+    tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path)
+    weights = find_weights(source="folder", name="tied", path=str(tmp_path))
+    model = load_model(weights, dtype="float32", device="cpu", attention="sdpa")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_wrong_type_in_the_configuration_is_one_clear_error(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"num_key_value_heads": 2', '"num_key_value_heads": "two"'))
+    with pytest.raises(SettingError, match="config.json cannot be used"):
+        read_config(find_weights(source="folder", name="tiny", path=str(folder)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -30,6 +30,7 @@ def example() -> Record:
         device="cpu",
         seconds={"capture": 1.5},
         peak_memory_bytes=7,
+        left_out_rows=0,
     )
 
 
@@ -42,7 +43,7 @@ def test_the_file_has_the_promised_keys_and_is_strict_json(tmp_path: Path) -> No
     written = json.loads((tmp_path / "record.json").read_text(), parse_constant=no_constant)
     assert set(written) == {
         "schema_version", "status", "id", "spectrum_id", "settings", "tokens", "tokens_per_dim", "converged", "ner",
-        "perplexity", "gates", "versions", "git_commit", "device", "seconds", "peak_memory_bytes",
+        "perplexity", "gates", "versions", "git_commit", "device", "seconds", "peak_memory_bytes", "left_out_rows",
     }  # fmt: skip
     assert written["schema_version"] == 1
     assert written["gates"] == {"token_count": {"passed": True, "value": 0, "limit": 0}}
