@@ -33,6 +33,10 @@ def clear_errors() -> Iterator[None]:
         _exit(USER_ERROR, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _exit(USER_ERROR, describe_configuration_error(error))
+    except ValueError as error:
+        if "Config group override" not in str(error):  # how Hydra refuses GROUP=null
+            raise
+        _exit(USER_ERROR, "every group needs one of its options: see --help")
     except GateError as error:
         _exit(FAILED, f"{error}. These numbers cannot be trusted; gates=warn records them all the same.")
     except KeyboardInterrupt:

@@ -227,6 +227,8 @@ def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, who
     if fault["type"] == "missing":
         return f"{setting} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "tuple_type":
+        message = "input should be a list, such as [1.0, 0.5]"
     if fault["type"] == "value_error":  # raised here as SettingError, which names the setting
         return message
     return f"{setting} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
