@@ -117,7 +117,7 @@ def test_the_base_model_is_enough(tiny: LlamaForCausalLM, tokenizer: PreTrainedT
 def test_bad_activations_stop_with_their_place(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     with torch.no_grad():
         tiny.model.layers[1].self_attn.v_proj.bias[3] = float("inf")
-    with pytest.raises(UserError, match="values of layer 1: a NaN or an infinity"):
+    with pytest.raises(UserError, match="values of layer 1 of the model: a NaN or an infinity"):
         measure(tiny, tokenizer, TEXTS)
 
 
