@@ -201,8 +201,7 @@ def _measure(cell: Cell, inputs: _Inputs, progress: StageProgress) -> Measuremen
 
 def _check_gates(cell: Cell, inputs: _Inputs, measurement: Measurement, progress: StageProgress) -> dict[str, Gate]:
     capture = cell.settings.capture
-    everything = make_batches(inputs.encoded, batch_tokens=capture.batch_tokens)
-    size = min(GATE_SAMPLE_TOKENS, count_tokens(everything))
+    size = min(GATE_SAMPLE_TOKENS, sum(map(len, inputs.encoded)))
     sample = make_batches(
         first_tokens(inputs.encoded, size, "the sample for the gates"), batch_tokens=capture.batch_tokens
     )
@@ -210,7 +209,7 @@ def _check_gates(cell: Cell, inputs: _Inputs, measurement: Measurement, progress
     with progress.running("gates", "checking gates", 5 * size) as advance:
         unchanged, moved = check_perplexity(model, geometry, spectra, sample, advance, point=capture.point)
         return {
-            "token_count": check_token_count(spectra, everything, skip_first_tokens=skip),
+            "token_count": check_token_count(spectra, sum(max(0, len(example) - skip) for example in inputs.encoded)),
             "full_rank": unchanged,
             "tail_energy": check_tail_energy(
                 model, geometry, spectra, sample, advance, point=capture.point, skip_first_tokens=skip

@@ -19,7 +19,7 @@ from kvcore.spectrum.metrics import normalized_effective_rank
 from kvcore.spectrum.streaming import StreamingSVD
 from kvcore.spectrum.tables import Spectra, layer_table, metrics_of
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _head_table(geometry: Geometry, accumulators: Mapping[LayerKind, StreamingSV
     return pd.DataFrame(rows)
 
 
-def _naming(place: LayerKind, decompose: Callable[[], Result]) -> Result:
+def _naming(place: LayerKind, decompose: Callable[[], _Result]) -> _Result:
     """Decompose, and say of which layer and kind an error speaks."""
     try:
         return decompose()
