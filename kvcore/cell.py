@@ -43,7 +43,7 @@ class Cell:
     def spectrum_content(self) -> dict[str, Any]:
         """All and only what changes the numbers of a spectrum."""
         settings = self.settings
-        names = {"columns", "prompt", "max_examples", "max_tokens", "max_length"}
+        names = {"split", "layout", "columns", "prompt", "max_examples", "max_tokens", "max_length"}
         dataset = settings.dataset.model_dump(mode="json", include=names)
         if settings.dataset.columns.text:  # then the other columns and the prompt are not read
             dataset = dataset | {"columns": {"text": settings.dataset.columns.text}, "prompt": None}

@@ -5,8 +5,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +66,26 @@ def settings_from(config: DictConfig) -> Settings:
     """
     values = OmegaConf.to_container(config, resolve=True)
     return parse_settings(_without_missing(values))
+
+
+def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
+    """Compose a grid as `run.py -m` does: every combination of the comma-separated choices.
+
+    Args:
+        arguments: Overrides as on the command line.
+        configuration: The folder `conf`.
+
+    Raises:
+        SettingsError: One line per fault of the first cell that has one.
+    """
+    choices = [
+        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [str(override.input_line)]
+        for override in OverridesParser.create().parse_overrides(admit_unknown_settings(arguments))
+    ]
+    with initialize_config_dir(str(configuration), version_base="1.3"):
+        return [settings_from(compose("config", list(cell))) for cell in product(*choices)]
 
 
 def admit_unknown_settings(arguments: Sequence[str]) -> list[str]:

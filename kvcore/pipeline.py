@@ -15,10 +15,11 @@ from kvcore.cell import FAILURE_NAME, Cell, prepare_output_root, write_atomicall
 from kvcore.data.batches import Batch, count_tokens, doubling_stretches, make_batches
 from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, first_tokens, select
 from kvcore.data.examples import examples_from_rows
-from kvcore.data.sources import file_hash, find_data_file, read_rows
+from kvcore.data.layouts import flatten
+from kvcore.data.sources import Data, find_data, read_rows
 from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
 from kvcore.evaluation.surface import grid_mean_nd_ppl, grid_points, perplexity_surface
-from kvcore.model.geometry import Geometry, check_family, discover
+from kvcore.model.geometry import Geometry, check_expected, check_family, discover
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
 from kvcore.progress import StageProgress
 from kvcore.results import figures
@@ -33,7 +34,7 @@ from kvcore.results.record import (
     peak_memory_bytes,
 )
 from kvcore.results.summary import print_summary
-from kvcore.schema import GateError, SettingError, Settings
+from kvcore.schema import DatasetSettings, GateError, ModelSettings, SettingError, Settings
 from kvcore.spectrum.measurement import Measurement, measure_batches
 from kvcore.spectrum.storage import is_complete, load_measurement, save_measurement, spectrum_bytes
 from kvcore.spectrum.tables import is_converged, model_level_ner, tokens_per_dim
@@ -63,7 +64,7 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
         GateError: A gate failed and `gates` is `fail`.
     """
     with StageProgress(visible=console is not None and console.is_terminal) as progress:
-        cell, weights, data_file = _identify(settings, progress)
+        cell, weights, data = _identify(settings, progress)
         if cell.is_finished():
             if console is not None:
                 console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
@@ -71,7 +72,7 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
             return cell.record_path
         cell.open_folder()
         try:
-            record, surface, paths = _run_stages(cell, weights, data_file, progress)
+            record, surface, paths = _run_stages(cell, weights, data, progress)
         except Exception as error:
             _write_failure(cell, progress.stage, error)
             raise
@@ -80,28 +81,53 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
     return cell.record_path
 
 
-def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Path]:
+def locate_data(dataset: DatasetSettings) -> Data:
+    """Find, or fetch, the data that settings name; see `find_data`."""
+    return find_data(
+        source=dataset.source,
+        path=dataset.path,
+        id=dataset.id,
+        revision=dataset.revision,
+        split=dataset.split,
+        files=dataset.files,
+    )
+
+
+def locate_weights(model: ModelSettings) -> Weights:
+    """Find, or fetch without its tensors, the model that settings name; see `find_weights`."""
+    return find_weights(
+        source=model.source,
+        name=model.name,
+        parts=model.parts,
+        sha256=model.sha256,
+        path=model.path,
+        id=model.id,
+        revision=model.revision,
+        gated=model.gated,
+    )
+
+
+def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Data]:
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
     with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
         dataset, model = settings.dataset, settings.model
-        data_file = find_data_file(source=dataset.source, path=dataset.path)
+        data = locate_data(dataset)
         prepare_output_root(settings.output_root)
-        weights = find_weights(
-            source=model.source, name=model.name, parts=model.parts, sha256=model.sha256, path=model.path
-        )
+        weights = locate_weights(model)
         config = read_config(weights)
         check_family(config)
-        if dataset.max_length > config.max_position_embeddings:
-            context = f"the context of model {model.name} is {config.max_position_embeddings} tokens"
-            raise SettingError("dataset.max_length", dataset.max_length, context)
-        return Cell(settings, weights.revision, file_hash(data_file)), weights, data_file
+        context = min(config.max_position_embeddings, model.context or config.max_position_embeddings)
+        if dataset.max_length > context:
+            allowed = f"the context of model {model.name} is {context} tokens"
+            raise SettingError("dataset.max_length", dataset.max_length, allowed)
+        return Cell(settings, weights.revision, data.revision), weights, data
 
 
 def _run_stages(
-    cell: Cell, weights: Weights, data_file: Path, progress: StageProgress
+    cell: Cell, weights: Weights, data: Data, progress: StageProgress
 ) -> tuple[Record, pd.DataFrame, list[Path]]:
     settings = cell.settings
-    inputs = _load(settings, weights, data_file, progress)
+    inputs = _load(settings, weights, data, progress)
     cell.require_space(spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
     evaluated = _evaluation_batches(settings, inputs.encoded)
     measurement = _measure(cell, inputs, progress)
@@ -137,24 +163,27 @@ def _run_stages(
         seconds=progress.seconds,
         peak_memory_bytes=peak_memory_bytes(device),
         left_out_rows=inputs.left_out_rows,
+        cut_examples=sum(example.full_length > settings.dataset.max_length for example in inputs.encoded),
     )
     record.write(cell.record_path)
     return record, surface, [cell.spectrum_folder, *sorted(cell.folder.glob("*.parquet")), *drawings]
 
 
-def _load(settings: Settings, weights: Weights, data_file: Path, progress: StageProgress) -> _Inputs:
+def _load(settings: Settings, weights: Weights, data: Data, progress: StageProgress) -> _Inputs:
     model_settings, dataset = settings.model, settings.dataset
     with progress.running("load", f"loading {model_settings.name}"):
         model = load_model(
             weights,
             dtype=model_settings.dtype,
             device=model_settings.device,
+            device_map=model_settings.device_map,
             attention=model_settings.attention,
         )
         tokenizer = load_tokenizer(weights)
         geometry = discover(model)
+        check_expected(geometry, **dict(model_settings.expected))
     with progress.running("read", f"reading {dataset.name}"):
-        rows = read_rows(data_file)
+        rows = flatten(read_rows(data), dataset.layout, settings.language.name)
         examples = examples_from_rows(rows, prompt_template=dataset.prompt, **dataset.columns.model_dump())
         encoded = encode(
             select(examples, max_examples=dataset.max_examples, seed=settings.seed),

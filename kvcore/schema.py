@@ -35,6 +35,8 @@ class _Group(BaseModel):
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ColumnName = Annotated[str, Field(min_length=1)]
+RepositoryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$")]
+Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 RankRatio = Annotated[float, Field(gt=0, le=1)]
 RankRatios = Annotated[tuple[RankRatio, ...], Field(strict=False)]
 Target = Literal["all", "response"]
@@ -49,16 +51,30 @@ class WeightsPart(_Group):
     file: str
 
 
+class ExpectedGeometry(_Group):
+    """What the loaded model must look like; null: not checked."""
+
+    layers: PositiveInt | None = None
+    kv_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+
+
 class ModelSettings(_Group):
     """Which weights, in which arithmetic, and how a prompt and a response become one text."""
 
     name: Name
-    source: Literal["packaged", "folder"]
+    source: Literal["packaged", "folder", "hub"]
     parts: Annotated[tuple[WeightsPart, ...], Field(strict=False)] = ()
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     path: str | None = None
+    id: RepositoryId | None = None
+    revision: Revision = "main"
+    gated: bool = False
+    context: PositiveInt | None = None
+    expected: ExpectedGeometry = ExpectedGeometry()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     attention: Literal["sdpa", "eager"] = "sdpa"
     template: Template = "plain"
 
@@ -68,8 +84,14 @@ class ModelSettings(_Group):
             raise SettingError("model.source", self.source, "needs model.parts and model.sha256")
         if self.source == "folder" and not self.path:
             raise SettingError("model.path", self.path, "source folder needs the path of a folder")
-        if self.source == "packaged" and self.path:
+        if self.source == "hub" and not self.id:
+            raise SettingError("model.id", self.id, "source hub needs OWNER/NAME")
+        if self.source != "folder" and self.path:
             raise SettingError("model.path", self.path, "goes with model=folder")
+        if self.source != "hub" and self.id:
+            raise SettingError("model.id", self.id, "goes with model=hub")
+        if self.device_map and self.device != "auto":
+            raise SettingError("model.device", self.device, "model.device_map places the model; leave this at auto")
         return self
 
 
@@ -92,14 +114,30 @@ class DatasetSettings(_Group):
     """Which rows, how they become examples, and how many of them."""
 
     name: Name
-    source: Literal["pocket", "local"]
-    path: str
+    source: Literal["pocket", "local", "hub", "github"]
+    path: str | None = None
+    id: RepositoryId | None = None
+    revision: Revision = "main"
+    split: Annotated[str, Field(min_length=1)] | None = None
+    files: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    layout: Literal["rows", "glaive_chat", "visr_bench"] = "rows"
     columns: ColumnSettings
     languages: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     prompt: str = "{instruction}\n\n{input}"
     max_examples: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
     max_length: Annotated[int, Field(ge=2)] = 2048
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        needed = {"pocket": ("path",), "local": ("path",), "hub": ("id", "split"), "github": ("id", "files")}
+        for setting in ("path", "id", "split", "files"):
+            value = getattr(self, setting)
+            if setting in needed[self.source] and not value:
+                raise SettingError(f"dataset.{setting}", value, f"source {self.source} needs it")
+            if setting not in needed[self.source] and value:
+                raise SettingError(f"dataset.{setting}", value, f"does not go with source {self.source}")
+        return self
 
     @model_validator(mode="after")
     def _prompt_is_a_template(self) -> Self:

@@ -36,8 +36,8 @@ def options(group: str) -> list[str]:
     ],
 )
 def test_every_option_composes_and_checks(group: str, option: str) -> None:
-    given = {"folder": ["model.path=/somewhere"], "local": ["dataset.path=/somewhere.json"]}.get(option, [])
-    assert parse_settings(composed(f"{group}={option}", *given))
+    given = {"folder": "path=/somewhere", "local": "path=/somewhere.json", "hub": "id=owner/name"}.get(option)
+    assert parse_settings(composed(f"{group}={option}", *([f"{group}.{given}"] if given else [])))
 
 
 def test_the_demo_is_the_default_cell_with_less_to_evaluate() -> None:

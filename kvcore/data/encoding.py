@@ -23,12 +23,14 @@ class EncodedExample:
         byte_starts: (length,) where each token's text begins in the UTF-8 bytes of the example.
         byte_ends: (length,) where it ends.
         response_start: Index of the first token that carries a character of the response.
+        full_length: Number of tokens before any cut.
     """
 
     tokens: Tensor
     byte_starts: Tensor
     byte_ends: Tensor
     response_start: int
+    full_length: int
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -196,4 +198,5 @@ def _encoded(prompt: str, response: str, tokens: Sequence[int], offsets: Sequenc
         byte_starts=torch.tensor([bytes_before[start] for start, _ in offsets], dtype=torch.long),
         byte_ends=torch.tensor([bytes_before[end] for _, end in offsets], dtype=torch.long),
         response_start=response_start,
+        full_length=len(tokens),
     )

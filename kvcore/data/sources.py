@@ -1,18 +1,20 @@
-"""Where rows come from: a file shipped with the package, or one of the user's."""
+"""Where rows come from: a file shipped with the package, one of the user's, or a repository elsewhere."""
 
 import hashlib
+import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
+from kvcore.remote import find_github_files, find_snapshot
 from kvcore.schema import SettingError, first_line
 
 Row = dict[str, Any]
@@ -36,16 +38,58 @@ _READERS: dict[str, Callable[..., Dataset]] = {
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
 
 
-def find_data_file(*, source: str, path: str) -> Path:
-    """Return the file of a dataset, without reading it.
+# What a dataset of the hub may consist of; pictures and the like stay there.
+_HUB_FILES = ("*.json", "*.jsonl", "*.csv", "*.parquet", "README.md")
+
+
+class Data(NamedTuple):
+    """Data on this machine.
+
+    Attributes:
+        files: Files with rows, read one after the other; of a snapshot of the hub, its folder.
+        revision: Hash of their content, or the commit of the hub.
+        split: Name of the part of a snapshot that is wanted; None for files.
+    """
+
+    files: tuple[Path, ...]
+    revision: str
+    split: str | None = None
+
+
+def find_data(
+    *,
+    source: str,
+    path: str | None = None,
+    id: str | None = None,  # noqa: A002 - the name the hub gives it
+    revision: str = "main",
+    split: str | None = None,
+    files: Sequence[str] = (),
+) -> Data:
+    """Return where a dataset lies on this machine, downloading it if need be, without reading it.
 
     Args:
-        source: `pocket` (a file shipped with kvcore) or `local` (the user's).
+        source: `pocket` (a file shipped with kvcore) or `local` (the user's; `path` names them), `hub` (then `id`,
+            `revision` and `split` say which) or `github` (then `id`, `revision` and `files` do).
         path: Name of the shipped file, or path of the user's.
+        id: OWNER/NAME of a repository.
+        revision: Commit, branch or tag of it.
+        split: Part of a dataset of the hub, such as `train`.
+        files: Paths of files in a repository of GitHub.
 
     Raises:
-        SettingError: There is no such file, it is empty or unreadable, or its format is not known.
+        SettingError: It cannot be found or fetched, or its format is not known.
     """
+    if source == "hub":
+        snapshot = find_snapshot("dataset", str(id), revision, _HUB_FILES, gated=False)
+        return Data((snapshot.folder,), snapshot.commit, split)
+    if source == "github":
+        found = tuple(find_github_files(str(id), revision, files))
+        return Data(found, hashlib.sha256(json.dumps([file_hash(file) for file in found]).encode()).hexdigest())
+    file = _find_file(source, str(path))
+    return Data((file,), file_hash(file))
+
+
+def _find_file(source: str, path: str) -> Path:
     file = Path(str(files("kvcore.data") / "pocket" / path)) if source == "pocket" else Path(path).expanduser()
     if not file.is_file():
         where = " among those shipped with kvcore; your own go with dataset=local" if source == "pocket" else ""
@@ -65,12 +109,29 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Read all rows of a file found by `find_data_file`.
+def read_rows(data: Data) -> list[Row]:
+    """Read all rows of what `find_data` found.
 
     Raises:
-        SettingError: The file is not what its ending says, or has no rows.
+        SettingError: A file is not what its ending says, there are no rows, or no such split.
     """
+    if data.split is not None:
+        return _read_split(data.files[0], data.split)
+    return [row for file in data.files for row in _read_file(file)]
+
+
+def _read_split(folder: Path, split: str) -> list[Row]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="kvcore-rows-") as workspace:
+            rows: list[Row] = load_dataset(str(folder), split=split, cache_dir=workspace, keep_in_memory=True).to_list()
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise SettingError("dataset.split", split, f"cannot be read ({first_line(error)})") from error
+    if not rows:
+        raise SettingError("dataset.split", split, "it has no rows")
+    return rows
+
+
+def _read_file(file: Path) -> list[Row]:
     ending = file.suffix.lower()
     if ending in {".json", ".jsonl"} and not _starts_like_json_rows(file):
         reason = "rows are objects, {...}"

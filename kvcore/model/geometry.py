@@ -140,6 +140,23 @@ def discover(model: PreTrainedModel) -> Geometry:
     )
 
 
+def check_expected(geometry: Geometry, *, layers: int | None, kv_heads: int | None, head_dim: int | None) -> None:
+    """Check that a model is the one its settings describe; None is not checked.
+
+    Raises:
+        SettingError: It has other dimensions.
+    """
+    found = {
+        "layers": {geometry.num_layers},
+        "kv_heads": {projection.num_kv_heads for projection in geometry},
+        "head_dim": {projection.head_dim for projection in geometry},
+    }
+    for name, expected in (("layers", layers), ("kv_heads", kv_heads), ("head_dim", head_dim)):
+        if expected is not None and found[name] != {expected}:
+            loaded = " and ".join(map(str, sorted(found[name])))
+            raise SettingError(f"model.expected.{name}", expected, f"the loaded model has {loaded}")
+
+
 def _projection(family: Family, layer: nn.Module, place: LayerKind, config: PretrainedConfig) -> Projection:
     path = family.key if place.kind == "key" else family.value
     linear, attention = layer.get_submodule(path), layer.get_submodule(family.attention)

@@ -1,7 +1,6 @@
 """Weights shipped as files of installed packages: found, verified, dequantised once and cached."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,21 +9,16 @@ from importlib.metadata import PackageNotFoundError, distribution
 from io import StringIO
 from pathlib import Path
 
-import platformdirs
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from kvcore.remote import cache_root
 from kvcore.schema import SettingError, WeightsPart, first_line
 
 _GGUF_NAME = "model.gguf"
 _COPY_BYTES = 1 << 22
-
-
-def cache_root() -> Path:
-    """Return the folder for dequantised weights: $KVCORE_CACHE, or kvcore in the user's cache directory."""
-    return Path(os.environ.get("KVCORE_CACHE") or platformdirs.user_cache_dir("kvcore"))
 
 
 def dequantised_folder(name: str, parts: Sequence[WeightsPart], sha256: str) -> Path:

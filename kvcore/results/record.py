@@ -44,7 +44,8 @@ class Record:
         device: What the model ran on.
         seconds: Wall time by stage.
         peak_memory_bytes: Of the GPU if there is one, else of the process.
-        left_out_rows: Rows of the data file without text in all mapped columns.
+        left_out_rows: Rows of the data without text in all mapped columns.
+        cut_examples: Examples longer than `dataset.max_length`, of which only the beginning was used.
     """
 
     status: str
@@ -61,6 +62,7 @@ class Record:
     seconds: Mapping[str, float]
     peak_memory_bytes: int
     left_out_rows: int
+    cut_examples: int
     versions: Mapping[str, str]
     git_commit: str | None
     schema_version: int = SCHEMA_VERSION

@@ -16,6 +16,9 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
     if record.left_out_rows:
         console.print(f"{record.left_out_rows} rows without text in all mapped columns were left out")
+    if record.cut_examples:
+        limit = settings["dataset"]["max_length"]
+        console.print(f"{record.cut_examples} examples were cut to dataset.max_length = {limit} tokens")
     if record.status == UNTRUSTED:
         console.print("A GATE FAILED: these numbers cannot be trusted")
     console.print(_ner_table(record))
@@ -27,6 +30,20 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     for path in paths:
         # Paths are for copying: never wrapped.
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+
+
+def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
+    """Print NER of keys (K) and values (V) in the published layout, see `kvcore.results.collection.ner_table`."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ner.index.names:
+        table.add_column(str(name))
+    for column in ner.columns:
+        table.add_column("\n".join(column), justify="right")
+    for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
+        table.add_row(*labels, *values)
+    console.print(table)
+    if ner.apply(lambda column: column.str.endswith("*")).to_numpy().any():
+        console.print("* not converged: fewer than 20 tokens per dimension")
 
 
 def _ner_table(record: Record) -> Table:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kvcore.data.encoding import encode
 from kvcore.data.examples import examples_from_rows
-from kvcore.data.sources import Row, find_data_file, read_rows
+from kvcore.data.sources import Row, find_data, read_rows
 from kvcore.model.loading import load_tokenizer
 from kvcore.schema import DatasetSettings, parse_settings
 
@@ -29,7 +29,7 @@ def settings_of(name: str, language: str) -> DatasetSettings:
 
 def rows_of(name: str, language: str) -> list[Row]:
     settings = settings_of(name, language)
-    return read_rows(find_data_file(source=settings.source, path=settings.path))
+    return read_rows(find_data(source=settings.source, path=settings.path))
 
 
 @pytest.fixture(scope="module")

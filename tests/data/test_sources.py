@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kvcore.data.sources import file_hash, find_data_file, read_rows
+from kvcore.data.sources import Data, file_hash, find_data, read_rows
 from kvcore.schema import SettingError
 
 ROWS = [
@@ -29,10 +29,14 @@ def write(path: Path) -> Path:
     return path
 
 
+def find(path: Path) -> Data:
+    return find_data(source="local", path=str(path))
+
+
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"data.{ending}")
-    rows = read_rows(find_data_file(source="local", path=str(path)))
+    rows = read_rows(find(path))
     if ending == "csv":  # a column of numbers is read as numbers; this one holds text too
         assert [row["output"] for row in rows] == ["5", ROWS[1]["output"]]
     assert rows == ROWS
@@ -41,11 +45,11 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "one"}\n')
-    first = read_rows(path), file_hash(path)
+    first = read_rows(find(path)), file_hash(path)
     stamp = path.stat()
     path.write_text('{"text": "two"}\n')
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert (first[0], read_rows(path)) == ([{"text": "one"}], [{"text": "two"}])
+    assert (first[0], read_rows(find(path))) == ([{"text": "one"}], [{"text": "two"}])
     assert file_hash(path) != first[1]
 
 
@@ -69,7 +73,7 @@ def test_unusable_files_are_one_clear_error(tmp_path: Path, name: str, content: 
     if content is not None:
         path.write_text(content)
     with pytest.raises(SettingError, match=f"dataset.path = .*({complaint})") as caught:
-        read_rows(find_data_file(source="local", path=str(path)))
+        read_rows(find(path))
     assert "\n" not in str(caught.value)
 
 
@@ -78,27 +82,27 @@ def test_a_file_name_is_never_a_pattern(tmp_path: Path, name: str) -> None:
     for neighbour in ("data1.jsonl", "what.jsonl", "ab.jsonl"):
         (tmp_path / neighbour).write_text('{"text": "wrong"}\n')
     (tmp_path / name).write_text('{"text": "right"}\n')
-    assert read_rows(find_data_file(source="local", path=str(tmp_path / name))) == [{"text": "right"}]
+    assert read_rows(find(tmp_path / name)) == [{"text": "right"}]
 
 
 def test_csv_is_text_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("question,answer\nWhich value?,None\nWhich code?,00123\nWhich gap?,\n")
-    assert [row["answer"] for row in read_rows(path)] == ["None", "00123", ""]
+    assert [row["answer"] for row in read_rows(find(path))] == ["None", "00123", ""]
 
 
 def test_surplus_fields_shift_no_column(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("question,answer\nq,a,surplus\nq,a,surplus\n")
     with pytest.raises(SettingError, match="cannot be read as csv"):
-        read_rows(path)
+        read_rows(find(path))
 
 
 def test_a_path_of_ones_own_without_its_source_is_explained() -> None:
     with pytest.raises(SettingError, match="your own go with dataset=local"):
-        find_data_file(source="pocket", path="my.json")
+        find_data(source="pocket", path="my.json")
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="no such file"):
-        find_data_file(source="local", path=str(tmp_path))
+        find(tmp_path)

@@ -1,41 +1,18 @@
 """The record and its parts."""
 
 import json
-import math
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from results_example import example_record
 
-from kvcore.evaluation.gates import Gate
 from kvcore.results import record
-from kvcore.results.record import Record
-
-
-def example() -> Record:
-    return Record(
-        status="finished",
-        id="abc",
-        spectrum_id="def",
-        settings={"seed": 0, "dataset": {"languages": ("english",)}},
-        tokens=100,
-        tokens_per_dim=6.25,
-        converged=False,
-        ner={"key": 0.25, "value": 0.5},
-        perplexity={"baseline": 12.5, "grid_mean_nd_ppl": math.inf},
-        gates={"token_count": Gate(passed=True, value=0, limit=0)},
-        versions={"python": "3"},
-        git_commit=None,
-        device="cpu",
-        seconds={"capture": 1.5},
-        peak_memory_bytes=7,
-        left_out_rows=0,
-    )
 
 
 def test_the_file_has_the_promised_keys_and_is_strict_json(tmp_path: Path) -> None:
-    example().write(tmp_path / "record.json")
+    example_record().write(tmp_path / "record.json")
 
     def no_constant(name: str) -> None:
         pytest.fail(f"{name} is not JSON")
@@ -44,6 +21,7 @@ def test_the_file_has_the_promised_keys_and_is_strict_json(tmp_path: Path) -> No
     assert set(written) == {
         "schema_version", "status", "id", "spectrum_id", "settings", "tokens", "tokens_per_dim", "converged", "ner",
         "perplexity", "gates", "versions", "git_commit", "device", "seconds", "peak_memory_bytes", "left_out_rows",
+        "cut_examples",
     }  # fmt: skip
     assert written["schema_version"] == 1
     assert written["gates"] == {"token_count": {"passed": True, "value": 0, "limit": 0}}

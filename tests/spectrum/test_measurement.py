@@ -8,7 +8,7 @@ from conftest import TEXTS, Packaged, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore import measure
-from kvcore.data.sources import find_data_file, read_rows
+from kvcore.data.sources import find_data, read_rows
 from kvcore.schema import UserError
 from kvcore.spectrum.measurement import Measurement
 
@@ -41,7 +41,7 @@ def ner(measured: Measurement) -> dict[tuple[int, str], float]:
 
 
 def pocket_texts(count: int) -> list[str]:
-    rows = read_rows(find_data_file(source="pocket", path="general.jsonl"))[:count]
+    rows = read_rows(find_data(source="pocket", path="general.jsonl"))[:count]
     return [f"{row['instruction']} {row['output']}" for row in rows]
 
 
