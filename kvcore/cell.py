@@ -53,6 +53,7 @@ class Cell:
             "dataset": {"revision": self.dataset_revision} | dataset,
             "language": settings.language.model_dump(mode="json"),
             "capture": settings.capture.model_dump(mode="json", include={"point", "skip_first_tokens"}),
+            "precision": settings.spectrum.precision,
             "seed": settings.seed,
         }
 
@@ -87,6 +88,11 @@ class Cell:
     def spectrum_folder(self) -> Path:
         """Where the spectrum is, or will be."""
         return self.output_root / "spectra" / self.spectrum_id
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where unfinished work on the spectrum is kept."""
+        return self.output_root / "spectra" / f"{self.spectrum_id}.unfinished"
 
     @property
     def folder(self) -> Path:

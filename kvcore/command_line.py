@@ -84,8 +84,21 @@ def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
         else [str(override.input_line)]
         for override in OverridesParser.create().parse_overrides(admit_unknown_settings(arguments))
     ]
+    return [composed_settings(cell, configuration) for cell in product(*choices)]
+
+
+def composed_settings(overrides: Sequence[str], configuration: Path) -> Settings:
+    """Compose one cell from overrides as on the command line.
+
+    Args:
+        overrides: GROUP=OPTION and SETTING=VALUE.
+        configuration: The folder `conf`.
+
+    Raises:
+        SettingsError: One line per fault.
+    """
     with initialize_config_dir(str(configuration), version_base="1.3"):
-        return [settings_from(compose("config", list(cell))) for cell in product(*choices)]
+        return settings_from(compose("config", list(overrides)))
 
 
 def admit_unknown_settings(arguments: Sequence[str]) -> list[str]:

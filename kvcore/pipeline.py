@@ -5,22 +5,17 @@ import os
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
-from transformers import PreTrainedModel
 
-from kvcore.cell import FAILURE_NAME, Cell, prepare_output_root, write_atomically
-from kvcore.data.batches import Batch, count_tokens, doubling_stretches, make_batches
-from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, first_tokens, select
-from kvcore.data.examples import examples_from_rows
-from kvcore.data.layouts import flatten
-from kvcore.data.sources import Data, find_data, read_rows
+from kvcore.cell import FAILURE_NAME, Cell, write_atomically
+from kvcore.data.batches import Batches, doubling_stretches, make_batches
+from kvcore.data.encoding import EncodedExample, first_tokens
 from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
 from kvcore.evaluation.surface import grid_mean_nd_ppl, grid_points, perplexity_surface
-from kvcore.model.geometry import Geometry, check_expected, check_family, discover
-from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
+from kvcore.preparation import Inputs, ModelLoader, identify, load_inputs
+from kvcore.processes import ALONE, Processes
 from kvcore.progress import StageProgress
 from kvcore.results import figures
 from kvcore.results.record import (
@@ -34,8 +29,8 @@ from kvcore.results.record import (
     peak_memory_bytes,
 )
 from kvcore.results.summary import print_summary
-from kvcore.schema import DatasetSettings, GateError, ModelSettings, SettingError, Settings
-from kvcore.spectrum.measurement import Measurement, measure_batches
+from kvcore.schema import GateError, SettingError, Settings
+from kvcore.spectrum.measurement import Checkpoints, Measurement, measure_batches
 from kvcore.spectrum.storage import is_complete, load_measurement, save_measurement, spectrum_bytes
 from kvcore.spectrum.tables import is_converged, model_level_ner, tokens_per_dim
 
@@ -43,36 +38,39 @@ GATE_SAMPLE_TOKENS = 1024
 _TABLES_AND_FIGURES_BYTES = 20_000_000
 
 
-class _Inputs(NamedTuple):
-    """What is measured, on what."""
-
-    model: PreTrainedModel
-    geometry: Geometry
-    encoded: list[EncodedExample]
-    left_out_rows: int
-
-
-def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
+def run_cell(
+    settings: Settings,
+    *,
+    console: Console | None = None,
+    loader: ModelLoader | None = None,
+    processes: Processes = ALONE,
+) -> Path:
     """Run one cell, unless it is finished, and return the path of its record.
 
     Args:
         settings: Checked settings.
         console: Where the result is printed; nothing is printed without one.
+        loader: Keeps the model for the next cell, if that has the same.
+        processes: Those that share the capture; each must call this. The first one does everything else.
 
     Raises:
         SettingError: Something the settings point at cannot be used.
         GateError: A gate failed and `gates` is `fail`.
     """
     with StageProgress(visible=console is not None and console.is_terminal) as progress:
-        cell, weights, data = _identify(settings, progress)
-        if cell.is_finished():
+        cell, weights, data = identify(settings, progress)
+        if processes.any(cell.is_finished()):
             if console is not None:
                 console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
             _require_trust(settings, _recorded_gates(cell))
             return cell.record_path
         cell.open_folder()
         try:
-            record, surface, paths = _run_stages(cell, weights, data, progress)
+            inputs = load_inputs(settings, weights, data, loader or ModelLoader(), progress)
+            measurement = _measure(cell, inputs, progress, processes)
+            if measurement is None:
+                return cell.record_path
+            record, surface, paths = _conclude(cell, inputs, measurement, progress)
         except Exception as error:
             _write_failure(cell, progress.stage, error)
             raise
@@ -81,56 +79,12 @@ def run_cell(settings: Settings, *, console: Console | None = None) -> Path:
     return cell.record_path
 
 
-def locate_data(dataset: DatasetSettings) -> Data:
-    """Find, or fetch, the data that settings name; see `find_data`."""
-    return find_data(
-        source=dataset.source,
-        path=dataset.path,
-        id=dataset.id,
-        revision=dataset.revision,
-        split=dataset.split,
-        files=dataset.files,
-    )
-
-
-def locate_weights(model: ModelSettings) -> Weights:
-    """Find, or fetch without its tensors, the model that settings name; see `find_weights`."""
-    return find_weights(
-        source=model.source,
-        name=model.name,
-        parts=model.parts,
-        sha256=model.sha256,
-        path=model.path,
-        id=model.id,
-        revision=model.revision,
-        gated=model.gated,
-    )
-
-
-def _identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Data]:
-    """Find weights and data, refuse what cannot be measured, and hash what they contain."""
-    with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
-        dataset, model = settings.dataset, settings.model
-        data = locate_data(dataset)
-        prepare_output_root(settings.output_root)
-        weights = locate_weights(model)
-        config = read_config(weights)
-        check_family(config)
-        context = min(config.max_position_embeddings, model.context or config.max_position_embeddings)
-        if dataset.max_length > context:
-            allowed = f"the context of model {model.name} is {context} tokens"
-            raise SettingError("dataset.max_length", dataset.max_length, allowed)
-        return Cell(settings, weights.revision, data.revision), weights, data
-
-
-def _run_stages(
-    cell: Cell, weights: Weights, data: Data, progress: StageProgress
+def _conclude(
+    cell: Cell, inputs: Inputs, measurement: Measurement, progress: StageProgress
 ) -> tuple[Record, pd.DataFrame, list[Path]]:
+    """Check the gates, measure what truncation costs, and write everything down."""
     settings = cell.settings
-    inputs = _load(settings, weights, data, progress)
-    cell.require_space(spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
     evaluated = _evaluation_batches(settings, inputs.encoded)
-    measurement = _measure(cell, inputs, progress)
     layers = measurement.layers
     _write_table(cell, "layers", layers)
     _write_table(cell, "convergence", measurement.convergence)
@@ -169,34 +123,7 @@ def _run_stages(
     return record, surface, [cell.spectrum_folder, *sorted(cell.folder.glob("*.parquet")), *drawings]
 
 
-def _load(settings: Settings, weights: Weights, data: Data, progress: StageProgress) -> _Inputs:
-    model_settings, dataset = settings.model, settings.dataset
-    with progress.running("load", f"loading {model_settings.name}"):
-        model = load_model(
-            weights,
-            dtype=model_settings.dtype,
-            device=model_settings.device,
-            device_map=model_settings.device_map,
-            attention=model_settings.attention,
-        )
-        tokenizer = load_tokenizer(weights)
-        geometry = discover(model)
-        check_expected(geometry, **dict(model_settings.expected))
-    with progress.running("read", f"reading {dataset.name}"):
-        rows = flatten(read_rows(data), dataset.layout, settings.language.name)
-        examples = examples_from_rows(rows, prompt_template=dataset.prompt, **dataset.columns.model_dump())
-        encoded = encode(
-            select(examples, max_examples=dataset.max_examples, seed=settings.seed),
-            tokenizer,
-            template=model_settings.template,
-            max_length=dataset.max_length,
-            max_tokens=dataset.max_tokens,
-        )
-        check_vocabulary(encoded, model.config.vocab_size)
-    return _Inputs(model, geometry, encoded, len(rows) - len(examples))
-
-
-def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -> list[Batch]:
+def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -> Batches:
     evaluation = settings.evaluation
     if evaluation.max_tokens is not None:
         encoded = first_tokens(encoded, evaluation.max_tokens, "evaluation.max_tokens")
@@ -206,16 +133,21 @@ def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -
     return batches
 
 
-def _measure(cell: Cell, inputs: _Inputs, progress: StageProgress) -> Measurement:
-    """Read the spectrum from disk, where it is computed first if need be: every cell uses the same numbers."""
-    if is_complete(cell.spectrum_folder):
+def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Processes) -> Measurement | None:
+    """Read the spectrum from disk, where it is computed first if need be: every cell uses the same numbers.
+
+    Returns None in all processes but the first.
+    """
+    _evaluation_batches(cell.settings, inputs.encoded)  # a mistake there shows before the long work
+    cell.require_space(2 * spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
+    if processes.any(is_complete(cell.spectrum_folder)):
         progress.say(f"using the spectrum in {cell.spectrum_folder}")
     else:
         capture = cell.settings.capture
         stretches = doubling_stretches(inputs.encoded, first_tokens=inputs.geometry.max_kv_dim)
         batches = [make_batches(stretch, batch_tokens=capture.batch_tokens) for stretch in stretches]
         description = f"capturing {inputs.geometry.num_layers} layers"
-        with progress.running("capture", description, sum(map(count_tokens, batches))) as advance:
+        with progress.running("capture", description, sum(stretch.token_count for stretch in batches)) as advance:
             measurement = measure_batches(
                 inputs.model,
                 inputs.geometry,
@@ -223,12 +155,21 @@ def _measure(cell: Cell, inputs: _Inputs, progress: StageProgress) -> Measuremen
                 advance,
                 point=capture.point,
                 skip_first_tokens=capture.skip_first_tokens,
+                precision=cell.settings.spectrum.precision,
+                checkpoints=Checkpoints(
+                    cell.checkpoint_folder,
+                    cell.spectrum_content | {"batch_tokens": capture.batch_tokens},
+                    capture.checkpoint_seconds,
+                    progress.say,
+                ),
+                processes=processes,
             )
-            save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
-    return load_measurement(cell.spectrum_folder)
+            if processes.is_first:
+                save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
+    return load_measurement(cell.spectrum_folder) if processes.is_first else None
 
 
-def _check_gates(cell: Cell, inputs: _Inputs, measurement: Measurement, progress: StageProgress) -> dict[str, Gate]:
+def _check_gates(cell: Cell, inputs: Inputs, measurement: Measurement, progress: StageProgress) -> dict[str, Gate]:
     capture = cell.settings.capture
     size = min(GATE_SAMPLE_TOKENS, sum(map(len, inputs.encoded)))
     sample = make_batches(
@@ -270,14 +211,14 @@ def _write_table(cell: Cell, name: str, table: pd.DataFrame) -> None:
 
 def _evaluate(
     settings: Settings,
-    inputs: _Inputs,
+    inputs: Inputs,
     measurement: Measurement,
-    batches: Sequence[Batch],
+    batches: Batches,
     progress: StageProgress,
 ) -> pd.DataFrame:
     points = grid_points(settings.rank_budget.key_ratios, settings.rank_budget.value_ratios)
     description = f"perplexity at {len(points)} rank ratios"
-    with progress.running("perplexity", description, len(points) * count_tokens(batches)) as advance:
+    with progress.running("perplexity", description, len(points) * batches.token_count) as advance:
         return perplexity_surface(
             inputs.model,
             inputs.geometry,

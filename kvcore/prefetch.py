@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kvcore.model.geometry import check_family
 from kvcore.model.loading import fetch_tensors, read_config
-from kvcore.pipeline import locate_data, locate_weights
+from kvcore.preparation import locate_data, locate_weights
 from kvcore.schema import DatasetSettings, ModelSettings, Settings, UserError
 
 

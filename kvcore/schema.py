@@ -183,6 +183,13 @@ class CaptureSettings(_Group):
     skip_first_tokens: Annotated[int, Field(ge=0)] = 0
     per_head: bool = False
     batch_tokens: PositiveInt = 1024
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
+
+
+class SpectrumSettings(_Group):
+    """How keys and values are accumulated."""
+
+    precision: Literal["standard", "exact"] = "standard"
 
 
 class EvaluationSettings(_Group):
@@ -201,6 +208,7 @@ class Settings(_Group):
     language: LanguageSettings
     rank_budget: RankBudgetSettings
     capture: CaptureSettings
+    spectrum: SpectrumSettings
     evaluation: EvaluationSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output_root: Annotated[str, Field(min_length=1)] = "outputs"

@@ -15,7 +15,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from kvcore import measure, pipeline
+from kvcore import measure, pipeline, preparation
+from kvcore.data import sources
 from kvcore.evaluation.gates import Gate
 from kvcore.pipeline import run_cell
 from kvcore.schema import GateError, SettingError, Settings, UserError
@@ -104,7 +105,7 @@ def log_probability(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase,
 def test_a_finished_cell_is_not_run_again(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run_cell(tiny_settings)
     content = path.read_bytes()
-    monkeypatch.setattr(pipeline, "_run_stages", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(pipeline, "load_inputs", lambda *_: pytest.fail("ran again"))
     assert run_cell(tiny_settings) == path
     assert path.read_bytes() == content
 
@@ -224,8 +225,8 @@ def test_a_damaged_spectrum_is_never_used(tiny_folder: Path, tmp_path: Path, tin
 def test_an_unknown_family_is_refused_before_any_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20)).save_pretrained(tmp_path / "gpt2")
     (tmp_path / "data.jsonl").write_text("this is no JSON")
-    for name in ("file_hash", "read_rows"):
-        monkeypatch.setattr(pipeline, name, lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr(preparation, "read_rows", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr(sources, "file_hash", lambda *_: pytest.fail("the data was read"))
     with pytest.raises(SettingError, match="'gpt2': its attention layout is not known"):
         run_cell(tiny_cell(tmp_path / "gpt2", tmp_path / "data.jsonl", tmp_path / "outputs"))
     assert not list((tmp_path / "outputs").rglob("settings.yaml"))

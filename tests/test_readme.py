@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, composed
+from conftest import REPOSITORY
 
-from kvcore.schema import parse_settings
+from kvcore.command_line import grid_from
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -43,11 +43,16 @@ def test_notebook_examples_have_five_lines() -> None:
         assert len([line for line in code.splitlines() if line]) <= 5
 
 
-@pytest.mark.parametrize("command", [line for line in blocks("console")[1].splitlines() if line])
+COMMANDS = [line for block in blocks("console") for line in block.splitlines() if "experiments/" in line]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_compose(command: str) -> None:
     program, script, *overrides = command.split()
-    assert (program, script) == (".venv/bin/python", "experiments/run.py")
-    assert parse_settings(composed(*overrides))
+    assert program == ".venv/bin/python"
+    assert (REPOSITORY / script).is_file()
+    if script == "experiments/run.py":
+        assert grid_from([override for override in overrides if override != "-m"], REPOSITORY / "conf")
 
 
 def test_columns_of_the_tables_are_those_of_the_code() -> None:

@@ -1,7 +1,8 @@
 """Token batches: examples of similar length together, right-padded, with a mask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Batch:
         targets: (batch, length) bool, true for tokens whose prediction is scored; never the first of an example.
         token_count: Number of real tokens.
         target_bytes: UTF-8 bytes of the text of the targets.
+        examples: Index of each example among those that were batched.
     """
 
     tokens: Tensor
@@ -32,9 +34,45 @@ class Batch:
     targets: Tensor
     token_count: int
     target_bytes: int
+    examples: tuple[int, ...]
 
 
-def make_batches(encoded: Sequence[EncodedExample], *, batch_tokens: int, target: str = "all") -> list[Batch]:
+class Batches(Sequence[Batch]):
+    """Batches that are put together when they are asked for, so that they take no memory beforehand.
+
+    Attributes:
+        token_count: Number of real tokens in all of them.
+    """
+
+    def __init__(self, encoded: Sequence[EncodedExample], groups: Sequence[Sequence[int]], target: str) -> None:
+        """Keep which examples go together.
+
+        Args:
+            encoded: The examples.
+            groups: Indices of the examples of each batch.
+            target: Which tokens are scored: `all` or `response`.
+        """
+        self._encoded = encoded
+        self._groups = groups
+        self._target = target
+        self.token_count = sum(len(encoded[index]) for group in groups for index in group)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Batches": ...
+    def __getitem__(self, index: int | slice) -> "Batch | Batches":
+        """Put a batch together."""
+        if isinstance(index, slice):
+            return Batches(self._encoded, self._groups[index], self._target)
+        return _collate({number: self._encoded[number] for number in self._groups[index]}, self._target)
+
+
+def make_batches(encoded: Sequence[EncodedExample], *, batch_tokens: int, target: str = "all") -> Batches:
     """Group examples by length, so that little is padded, up to a number of tokens a batch.
 
     The batches come in the order of their earliest example, not from short to long: what is read off
@@ -50,7 +88,7 @@ def make_batches(encoded: Sequence[EncodedExample], *, batch_tokens: int, target
         if not groups or len(encoded[index]) * (len(groups[-1]) + 1) > batch_tokens:
             groups.append([])
         groups[-1].append(index)
-    return [_collate([encoded[index] for index in group], target) for group in sorted(groups, key=min)]
+    return Batches(encoded, sorted(groups, key=min), target)
 
 
 def doubling_stretches(encoded: Sequence[EncodedExample], *, first_tokens: int) -> list[list[EncodedExample]]:
@@ -74,12 +112,8 @@ def doubling_stretches(encoded: Sequence[EncodedExample], *, first_tokens: int) 
     return stretches
 
 
-def count_tokens(batches: Sequence[Batch]) -> int:
-    """Return the number of real tokens in the batches."""
-    return sum(batch.token_count for batch in batches)
-
-
-def _collate(examples: Sequence[EncodedExample], target: str) -> Batch:
+def _collate(numbered: Mapping[int, EncodedExample], target: str) -> Batch:
+    examples = list(numbered.values())
     shape = (len(examples), max(len(example) for example in examples))
     tokens = torch.zeros(shape, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.bool)
@@ -94,4 +128,5 @@ def _collate(examples: Sequence[EncodedExample], target: str) -> Batch:
         targets=targets,
         token_count=sum(len(example) for example in examples),
         target_bytes=sum(example.target_bytes(target) for example in examples),
+        examples=tuple(numbered),
     )

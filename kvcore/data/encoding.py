@@ -19,7 +19,7 @@ class EncodedExample:
     """One tokenized example.
 
     Attributes:
-        tokens: (length,) token ids, special tokens included.
+        tokens: (length,) int32 token ids, special tokens included.
         byte_starts: (length,) where each token's text begins in the UTF-8 bytes of the example.
         byte_ends: (length,) where it ends.
         response_start: Index of the first token that carries a character of the response.
@@ -194,9 +194,9 @@ def _encoded(prompt: str, response: str, tokens: Sequence[int], offsets: Sequenc
         bytes_before.append(bytes_before[-1] + len(character.encode("utf-8", "surrogatepass")))
     response_start = next((index for index, (_, end) in enumerate(offsets) if end > len(prompt)), len(tokens))
     return EncodedExample(
-        tokens=torch.tensor(tokens, dtype=torch.long),
-        byte_starts=torch.tensor([bytes_before[start] for start, _ in offsets], dtype=torch.long),
-        byte_ends=torch.tensor([bytes_before[end] for _, end in offsets], dtype=torch.long),
+        tokens=torch.tensor(tokens, dtype=torch.int32),
+        byte_starts=torch.tensor([bytes_before[start] for start, _ in offsets], dtype=torch.int32),
+        byte_ends=torch.tensor([bytes_before[end] for _, end in offsets], dtype=torch.int32),
         response_start=response_start,
         full_length=len(tokens),
     )

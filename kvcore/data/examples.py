@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvcore.data.sources import Row
+from kvcore.data import Row
 from kvcore.schema import SettingError
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from kvcore.data.sources import Row
+from kvcore.data import Row
 from kvcore.schema import SettingError
 
 _TURN = re.compile(r"^(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)

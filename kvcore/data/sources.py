@@ -8,16 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import datasets
 import pandas as pd
 from datasets import Dataset, load_dataset
 
+from kvcore.data import Row
 from kvcore.remote import find_github_files, find_snapshot
 from kvcore.schema import SettingError, first_line
-
-Row = dict[str, Any]
 
 
 def _read_csv(path: str, **_settings: object) -> Dataset:
@@ -47,13 +46,20 @@ class Data(NamedTuple):
 
     Attributes:
         files: Files with rows, read one after the other; of a snapshot of the hub, its folder.
-        revision: Hash of their content, or the commit of the hub.
+        commit: Of the hub; None for files.
         split: Name of the part of a snapshot that is wanted; None for files.
     """
 
     files: tuple[Path, ...]
-    revision: str
+    commit: str | None = None
     split: str | None = None
+
+    def revision(self) -> str:
+        """Return what stands for the content: the commit, or a hash of the files, which are read for it."""
+        if self.commit is not None:
+            return self.commit
+        hashes = [file_hash(file) for file in self.files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 def find_data(
@@ -83,10 +89,8 @@ def find_data(
         snapshot = find_snapshot("dataset", str(id), revision, _HUB_FILES, gated=False)
         return Data((snapshot.folder,), snapshot.commit, split)
     if source == "github":
-        found = tuple(find_github_files(str(id), revision, files))
-        return Data(found, hashlib.sha256(json.dumps([file_hash(file) for file in found]).encode()).hexdigest())
-    file = _find_file(source, str(path))
-    return Data((file,), file_hash(file))
+        return Data(tuple(find_github_files(str(id), revision, files)))
+    return Data((_find_file(source, str(path)),))
 
 
 def _find_file(source: str, path: str) -> Path:

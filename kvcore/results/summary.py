@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvcore.results.record import UNTRUSTED, Record
+from kvcore.spectrum.tables import model_level_ner
 
 
 def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths: list[Path]) -> None:
@@ -32,13 +33,24 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
+def print_pool(console: Console, layers: pd.DataFrame) -> None:
+    """Print the model-level NER of a layer table, and whether it has settled."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("NER keys", "NER values", "tokens", "converged"):
+        table.add_column(heading, justify="right")
+    ner = model_level_ner(layers)
+    settled = "yes" if layers["converged"].all() else "NO"
+    table.add_row(f"{ner['key']:.4f}", f"{ner['value']:.4f}", f"{layers['tokens'].min():,}", settled)
+    console.print(table)
+
+
 def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
     """Print NER of keys (K) and values (V) in the published layout, see `kvcore.results.collection.ner_table`."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ner.index.names:
-        table.add_column(str(name))
+    for level, name in enumerate(ner.index.names):
+        table.add_column(str(name), min_width=max(map(len, ner.index.get_level_values(level))))
     for column in ner.columns:
-        table.add_column("\n".join(column), justify="right")
+        table.add_column("\n".join(column), justify="right", min_width=len(column[0]))
     for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
         table.add_row(*labels, *values)
     console.print(table)

@@ -2,5 +2,6 @@
 
 from kvcore.spectrum.measurement import Measurement, measure
 from kvcore.spectrum.streaming import Spectrum, StreamingSVD
+from kvcore.spectrum.triangular import TriangularSVD
 
-__all__ = ["Measurement", "Spectrum", "StreamingSVD", "measure"]
+__all__ = ["Measurement", "Spectrum", "StreamingSVD", "TriangularSVD", "measure"]

@@ -1,25 +1,37 @@
 """Measure the spectra of a model's keys and values on given data."""
 
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from torch import Tensor
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kvcore.capture import capture
+from kvcore.capture import capture, wanted_tokens
 from kvcore.data.batches import Advance, Batch, doubling_stretches, make_batches, unobserved
 from kvcore.data.encoding import check_vocabulary, encode
 from kvcore.data.examples import Example
-from kvcore.model.geometry import Geometry, LayerKind, discover
+from kvcore.model.geometry import Geometry, discover
 from kvcore.model.taps import Point
+from kvcore.processes import ALONE, Processes
 from kvcore.schema import UserError
-from kvcore.spectrum.metrics import normalized_effective_rank
-from kvcore.spectrum.streaming import StreamingSVD
-from kvcore.spectrum.tables import Spectra, layer_table, metrics_of
+from kvcore.spectrum.accumulation import (
+    Accumulation,
+    NotFiniteError,
+    convergence_table,
+    finished_spectra,
+    head_table,
+    total_of,
+)
+from kvcore.spectrum.room import groups_of_layers
+from kvcore.spectrum.state import Accumulators
+from kvcore.spectrum.tables import Spectra, layer_table
 
-_Result = TypeVar("_Result")
+_ROUNDS_BETWEEN_AGREEMENTS = 16
 
 
 @dataclass(frozen=True)
@@ -31,16 +43,35 @@ class Measurement:
         convergence: Columns layer, kind, tokens, ner: the metric at about kv_dim x 1, 2, 4, ... tokens
             (the next end of an example) and at the end.
         heads: Every metric of each KV head alone; columns layer, kind, head, head_dim, and those of `layers`.
+        accumulators: What the spectra came from, to be merged with others; empty if they were read from disk.
     """
 
     spectra: Spectra
     convergence: pd.DataFrame
     heads: pd.DataFrame
+    accumulators: Accumulators
 
     @property
     def layers(self) -> pd.DataFrame:
         """Every metric of every spectrum, see `layer_table`."""
         return layer_table(self.spectra)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often unfinished work is kept.
+
+    Attributes:
+        folder: Removed when the work is done.
+        content: The settings that the numbers depend on; work for other settings is not gone on with.
+        seconds: Time between two of them.
+        say: Told when work is gone on with, or why not.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+    seconds: float
+    say: Callable[[str], None] = lambda _: None
 
 
 def measure(
@@ -50,6 +81,7 @@ def measure(
     *,
     point: Point = "projection",
     skip_first_tokens: int = 0,
+    precision: str = "standard",
     max_length: int | None = None,
     batch_tokens: int = 1024,
 ) -> Measurement:
@@ -61,6 +93,7 @@ def measure(
         texts: Texts, each an example of its own, tokenized as `tokenizer(text)`.
         point: Where keys and values are read: `projection`, `normed` or `rotary`, see `kvcore.model.taps.tap`.
         skip_first_tokens: Leave out so many tokens at the start of each text (attention sinks).
+        precision: `standard` (a Gram matrix) or `exact` (a triangular factor, for those who need the tail).
         max_length: Longer texts are cut to this many tokens; by default to the model's context.
         batch_tokens: Tokens a batch, padding included; changes speed and memory, not the result.
 
@@ -78,7 +111,9 @@ def measure(
     check_vocabulary(encoded, model.config.vocab_size)
     stretches = doubling_stretches(encoded, first_tokens=geometry.max_kv_dim)
     batches = [make_batches(stretch, batch_tokens=batch_tokens) for stretch in stretches]
-    return measure_batches(model, geometry, batches, point=point, skip_first_tokens=skip_first_tokens)
+    return measure_batches(
+        model, geometry, batches, point=point, skip_first_tokens=skip_first_tokens, precision=precision
+    )
 
 
 def measure_batches(
@@ -89,8 +124,14 @@ def measure_batches(
     *,
     point: Point = "projection",
     skip_first_tokens: int = 0,
+    precision: str = "standard",
+    checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
 ) -> Measurement:
     """Stream the keys and values of all batches into spectra.
+
+    Where the accumulators of all layers do not fit into memory together, the batches are run again for each
+    group of layers that do.
 
     Args:
         model: The model.
@@ -99,63 +140,114 @@ def measure_batches(
         advance: Told the number of tokens of each batch when it is done.
         point: Where keys and values are read, see `kvcore.model.taps.tap`.
         skip_first_tokens: Leave out so many tokens at the start of each example.
+        precision: `standard` or `exact`, see `StreamingSVD` and `TriangularSVD`.
+        checkpoints: Where unfinished work is kept and gone on with, if anywhere.
+        processes: Those among which the batches are shared out; each must call this.
 
     Raises:
         UserError: A NaN or an infinity among the keys or values, or no token left; names layer and kind.
     """
-    accumulators = {
-        projection.place: StreamingSVD(projection.kv_dim, device=projection.linear.weight.device)
-        for projection in geometry
-    }
-    curve = _ConvergenceCurve(accumulators)
+    accumulators: Accumulators = {}
+    curve: list[dict[str, Any]] = []
+    groups = groups_of_layers(geometry)
+    if len(groups) > 1 and checkpoints:
+        checkpoints.say(f"the accumulators of all layers do not fit: {len(groups)} passes, some layers at a time")
+    for number, group in enumerate(groups):
+        work = _Work(group, precision, checkpoints, processes, f"{number}-of-{len(groups)}")
+        with capture(model, group, work.accumulation.add, point=point, skip_first_tokens=skip_first_tokens) as run:
+            work.through(stretches, run, advance, skip_first_tokens)
+        accumulators |= work.total()
+        curve += work.accumulation.curve
+    if checkpoints and processes.is_first:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    head_dims = {found.place: found.head_dim for found in geometry}
+    return Measurement(
+        finished_spectra(accumulators), convergence_table(curve), head_table(accumulators, head_dims), accumulators
+    )
 
-    def consume(place: LayerKind, rows: Tensor) -> None:
-        accumulators[place].update(rows)
 
-    with capture(model, geometry, consume, point=point, skip_first_tokens=skip_first_tokens) as run:
-        for batches in stretches:
+class _Work:
+    """One pass over the batches: what is done, what is kept, and what the other processes did."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        precision: str,
+        checkpoints: Checkpoints | None,
+        processes: Processes,
+        name: str,
+    ) -> None:
+        self._processes = processes
+        self._checkpoints = checkpoints
+        self._saved_at = time.monotonic()
+        self.accumulation = Accumulation.start(geometry, precision)
+        if checkpoints:
+            share = {"rank": processes.rank, "processes": processes.count, "layers": name}
+            self._content = {**checkpoints.content, "share": share}
+            self._folder = checkpoints.folder / f"{name}-process-{processes.rank}-of-{processes.count}"
+            self._go_on(checkpoints, geometry)
+
+    def _go_on(self, checkpoints: Checkpoints, geometry: Geometry) -> None:
+        kept = None
+        if self._folder.is_dir():
+            try:
+                kept = Accumulation.load(self._folder, self._content, geometry)
+            except UserError as error:
+                checkpoints.say(f"starting anew: {error}")
+                shutil.rmtree(self._folder, ignore_errors=True)
+        # Who is killed while checkpoints are written leaves those of different moments, which fit no more.
+        done = [int(value) for value in self._processes.gather(torch.tensor(kept.batches if kept else 0))]
+        if kept and set(done) == {kept.batches}:
+            self.accumulation = kept
+            checkpoints.say(f"going on after {kept.batches} batches, kept in {self._folder}")
+
+    def through(
+        self,
+        stretches: Sequence[Sequence[Batch]],
+        run: Callable[[Batch], None],
+        advance: Advance,
+        skip_first_tokens: int,
+    ) -> None:
+        """Run this process's share of the batches that are not done yet."""
+        position = first_example = next_example = 0
+        for number, batches in enumerate(stretches, start=1):
             for batch in batches:
-                run(batch)
+                if position >= self.accumulation.batches:
+                    if self._processes.takes(position):
+                        self._run(batch, run, skip_first_tokens, first_example)
+                    else:
+                        self.accumulation.batches += 1
+                    self._keep()
+                position += 1
+                next_example += len(batch.examples)
                 advance(batch.token_count)
-            curve.record()
-    spectra = {place: _naming(place, accumulator.finish) for place, accumulator in accumulators.items()}
-    return Measurement(spectra, curve.table(), _head_table(geometry, accumulators))
+            if number > self.accumulation.stretches:
+                self.accumulation.end_stretch(self.total())
+            first_example = next_example
 
+    def _run(self, batch: Batch, run: Callable[[Batch], None], skip_first_tokens: int, first_example: int) -> None:
+        try:
+            run(batch)
+            self.accumulation.end_batch()
+        except NotFiniteError as error:
+            row, token = wanted_tokens(batch, skip_first_tokens).nonzero()[error.row].tolist()
+            where = f"batch {self.accumulation.batches}, example {first_example + batch.examples[row]}, token {token}"
+            raise UserError(
+                f"{error.place.kind}s of layer {error.place.layer} of the model: a NaN or an infinity in {where} "
+                "(counted from 0, in the order in which they are read)"
+            ) from error
 
-def _head_table(geometry: Geometry, accumulators: Mapping[LayerKind, StreamingSVD]) -> pd.DataFrame:
-    """Return the metrics of each KV head alone, read off the blocks on the diagonal of the joint Gram matrices."""
-    rows = []
-    for projection in geometry:
-        for head in range(projection.num_kv_heads):
-            start = head * projection.head_dim
-            alone = accumulators[projection.place].columns(start, start + projection.head_dim).finish()
-            place = {"layer": projection.place.layer, "kind": projection.place.kind, "head": head}
-            rows.append(place | {"head_dim": projection.head_dim} | metrics_of(alone))
-    return pd.DataFrame(rows)
+    def _keep(self) -> None:
+        if self._checkpoints is None:
+            return
+        due = time.monotonic() - self._saved_at >= self._checkpoints.seconds
+        if self._processes.count > 1:
+            rounds, rest = divmod(self.accumulation.batches, self._processes.count)
+            due = rest == 0 and rounds % _ROUNDS_BETWEEN_AGREEMENTS == 0 and self._processes.any(due)
+        if due:
+            self.accumulation.save(self._folder, self._content)
+            self._saved_at = time.monotonic()
 
-
-def _naming(place: LayerKind, decompose: Callable[[], _Result]) -> _Result:
-    """Decompose, and say of which layer and kind an error speaks."""
-    try:
-        return decompose()
-    except ValueError as error:
-        raise UserError(f"{place.kind}s of layer {place.layer} of the model: {error}") from error
-
-
-class _ConvergenceCurve:
-    """Notes the normalized effective rank at the moments when it is told to."""
-
-    def __init__(self, accumulators: Mapping[LayerKind, StreamingSVD]) -> None:
-        self._accumulators = accumulators
-        self._rows: list[Mapping[str, object]] = []
-
-    def record(self) -> None:
-        for place, accumulator in self._accumulators.items():
-            if accumulator.tokens:
-                ner = normalized_effective_rank(_naming(place, accumulator.singular_values))
-                seen = {"layer": place.layer, "kind": place.kind, "tokens": accumulator.tokens}
-                self._rows.append(seen | {"ner": ner})
-
-    def table(self) -> pd.DataFrame:
-        table = pd.DataFrame(self._rows)
-        return table.sort_values(["layer", "kind", "tokens"], ignore_index=True)
+    def total(self) -> Accumulators:
+        """Return what all processes have seen together; each must call this."""
+        return total_of(self.accumulation.accumulators, self._processes)

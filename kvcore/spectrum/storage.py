@@ -1,4 +1,4 @@
-"""Spectra on disk: safetensors, parquet and JSON, complete or not there."""
+"""Spectra on disk: safetensors, parquet and JSON, sealed, complete or not there."""
 
 import json
 import tempfile
@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kvcore.cell import write_atomically
-from kvcore.model.geometry import KINDS, Geometry, LayerKind
+from kvcore.model.geometry import Geometry
 from kvcore.schema import UserError, first_line
 from kvcore.spectrum.measurement import Measurement
+from kvcore.spectrum.state import file_digest, place_name, place_named, save_state, seal
 from kvcore.spectrum.streaming import Spectrum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TENSORS = "spectrum.safetensors"
 _CONVERGENCE = "convergence.parquet"
 _HEADS = "heads.parquet"
@@ -26,7 +27,7 @@ _SUMMARY = "spectrum.json"
 
 def spectrum_bytes(geometry: Geometry) -> int:
     """Return how many bytes `save_measurement` writes for a model, convergence curve aside."""
-    return sum(8 * projection.kv_dim + 4 * projection.kv_dim**2 for projection in geometry)
+    return sum(12 * projection.kv_dim + 8 * projection.kv_dim**2 for projection in geometry)
 
 
 def save_measurement(folder: Path, measurement: Measurement, content: Mapping[str, Any]) -> None:
@@ -34,7 +35,8 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
 
     Files: spectrum.safetensors with `layers.<layer>.<kind>.singular_values`, (kv_dim,) float64, and
     `layers.<layer>.<kind>.right_singular_vectors`, (kv_dim, kv_dim) float32, a vector a column;
-    convergence.parquet; heads.parquet; spectrum.json with the settings that the spectrum depends on.
+    convergence.parquet; heads.parquet; state.json and its tensors, to be merged with other spectra (see
+    `save_state`); spectrum.json with the settings that the spectrum depends on and the digests of the others.
 
     Args:
         folder: The folder to create; one that another process has completed meanwhile is kept.
@@ -45,15 +47,10 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
         UserError: The disk is full, or the folder cannot be written.
     """
     tensors = {}
-    for (layer, kind), spectrum in measurement.spectra.items():
-        tensors[f"layers.{layer}.{kind}.singular_values"] = spectrum.singular_values.cpu()
+    for place, spectrum in measurement.spectra.items():
+        tensors[f"{place_name(place)}.singular_values"] = spectrum.singular_values.cpu()
         vectors = spectrum.right_singular_vectors.to(device="cpu", dtype=torch.float32)
-        tensors[f"layers.{layer}.{kind}.right_singular_vectors"] = vectors.contiguous()
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "content": content,
-        "tokens": {f"layers.{place.layer}.{place.kind}": found.tokens for place, found in measurement.spectra.items()},
-    }
+        tensors[f"{place_name(place)}.right_singular_vectors"] = vectors.contiguous()
     try:
         with tempfile.TemporaryDirectory(prefix=f".unfinished-{folder.name}-", dir=folder.parent) as workspace:
             complete = Path(workspace) / "complete"
@@ -61,7 +58,15 @@ def save_measurement(folder: Path, measurement: Measurement, content: Mapping[st
             save_file(tensors, complete / _TENSORS)
             measurement.convergence.to_parquet(complete / _CONVERGENCE)
             measurement.heads.to_parquet(complete / _HEADS)
-            write_atomically(complete / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+            save_state(complete, measurement.accumulators, content, {})
+            summary = {
+                "schema_version": SCHEMA_VERSION,
+                "content": content,
+                "tokens": {place_name(place): found.tokens for place, found in measurement.spectra.items()},
+                "sha256": {name: file_digest(complete / name) for name in (_TENSORS, _CONVERGENCE, _HEADS)},
+            }
+            text = json.dumps({"seal": seal(summary), **summary}, indent=2) + "\n"
+            write_atomically(complete / _SUMMARY, text)
             if not is_complete(folder):
                 complete.rename(folder)
     except (OSError, SafetensorError) as error:
@@ -75,7 +80,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def load_measurement(folder: Path) -> Measurement:
-    """Read what `save_measurement` wrote, to the CPU.
+    """Read what `save_measurement` wrote, to the CPU, but for the accumulators (see `load_state`).
 
     Raises:
         UserError: A file is damaged or of another schema version; says which folder to delete.
@@ -84,19 +89,22 @@ def load_measurement(folder: Path) -> Measurement:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
         if summary["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {summary['schema_version']}, expected {SCHEMA_VERSION}")
+        if summary.pop("seal", None) != seal(summary):
+            raise ValueError(f"the seal of {_SUMMARY} does not fit its content")
+        for name, digest in summary["sha256"].items():
+            if file_digest(folder / name) != digest:
+                raise ValueError(f"the content of {name} is not what was written")
         tensors = load_file(folder / _TENSORS)
-        spectra = {}
-        for name, tokens in summary["tokens"].items():
-            _, layer, kind = name.split(".")
-            if kind not in KINDS:
-                raise ValueError(f"kind {kind!r}")
-            spectra[LayerKind(int(layer), kind)] = Spectrum(
+        spectra = {
+            place_named(name): Spectrum(
                 singular_values=tensors[f"{name}.singular_values"],
                 right_singular_vectors=tensors[f"{name}.right_singular_vectors"].double(),
                 tokens=tokens,
             )
-        return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE), pd.read_parquet(folder / _HEADS))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+            for name, tokens in summary["tokens"].items()
+        }
+        return Measurement(spectra, pd.read_parquet(folder / _CONVERGENCE), pd.read_parquet(folder / _HEADS), {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"the spectrum in {folder} cannot be used ({error}); delete that folder to compute it again"
         ) from error

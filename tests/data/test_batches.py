@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from kvcore.data.batches import count_tokens, doubling_stretches, make_batches
+from kvcore.data.batches import doubling_stretches, make_batches
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
 
@@ -17,7 +17,7 @@ def test_every_token_is_in_one_batch_within_the_budget(lengths: list[int], batch
     batches = make_batches(encoded, batch_tokens=batch_tokens)
     rows = [row[mask].tolist() for batch in batches for row, mask in zip(batch.tokens, batch.mask, strict=True)]
     assert sorted(rows) == sorted(example.tokens.tolist() for example in encoded)
-    assert count_tokens(batches) == sum(lengths) == sum(int(batch.mask.sum()) for batch in batches)
+    assert batches.token_count == sum(lengths) == sum(int(batch.mask.sum()) for batch in batches)
     for batch in batches:
         assert batch.tokens.numel() <= batch_tokens or len(batch.tokens) == 1
         assert batch.mask[:, 0].all()  # padded on the right
@@ -48,7 +48,7 @@ def test_similar_lengths_go_together(tokenizer: PreTrainedTokenizerBase) -> None
     encoded = encode([Example(text) for text in TEXTS * 20], tokenizer)
     batches = make_batches(encoded, batch_tokens=500)
     padded = sum(batch.tokens.numel() for batch in batches)
-    assert count_tokens(batches) / padded > 0.9
+    assert batches.token_count / padded > 0.9
     assert all(batch.tokens[~batch.mask].eq(0).all() for batch in batches)
     assert all(batch.tokens.dtype == torch.long for batch in batches)
 

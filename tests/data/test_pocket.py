@@ -8,9 +8,10 @@ import pytest
 from conftest import composed, packaged_weights
 from transformers import PreTrainedTokenizerBase
 
+from kvcore.data import Row
 from kvcore.data.encoding import encode
 from kvcore.data.examples import examples_from_rows
-from kvcore.data.sources import Row, find_data, read_rows
+from kvcore.data.sources import find_data, read_rows
 from kvcore.model.loading import load_tokenizer
 from kvcore.schema import DatasetSettings, parse_settings
 

@@ -11,7 +11,7 @@ from conftest import TEXTS, Packaged, packaged_weights
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure
-from kvcore.data.batches import Batch, count_tokens, make_batches
+from kvcore.data.batches import Batches, make_batches
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
 from kvcore.evaluation import gates
@@ -21,7 +21,7 @@ from kvcore.model.loading import load_model, load_tokenizer
 from kvcore.spectrum.tables import Spectra
 
 
-def batches_of(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+def batches_of(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Batches:
     return make_batches(encode([Example(text) for text in texts], tokenizer), batch_tokens=200)
 
 
@@ -30,11 +30,11 @@ def spectra(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Spect
     return measure(tiny, tokenizer, TEXTS).spectra
 
 
-def all_gates(model: Any, spectra: Spectra, batches: list[Batch], sample: list[Batch]) -> dict[str, Gate]:
+def all_gates(model: Any, spectra: Spectra, batches: Batches, sample: Batches) -> dict[str, Gate]:
     geometry = discover(model)
     unchanged, moved = check_perplexity(model, geometry, spectra, sample)
     return {
-        "token_count": check_token_count(spectra, count_tokens(batches)),
+        "token_count": check_token_count(spectra, batches.token_count),
         "full_rank": unchanged,
         "tail_energy": check_tail_energy(model, geometry, spectra, sample),
         "perplexity_moves": moved,
@@ -74,7 +74,7 @@ def test_all_pass_in_bfloat16() -> None:
 def test_a_lost_token_fails_the_count(tokenizer: PreTrainedTokenizerBase, spectra: Spectra) -> None:
     place = LayerKind(2, "value")
     short = dict(spectra) | {place: replace(spectra[place], tokens=spectra[place].tokens - 1)}
-    assert check_token_count(short, count_tokens(batches_of(TEXTS, tokenizer))) == Gate(passed=False, value=1, limit=0)
+    assert check_token_count(short, batches_of(TEXTS, tokenizer).token_count) == Gate(passed=False, value=1, limit=0)
 
 
 def test_wrong_vectors_fail_full_rank(

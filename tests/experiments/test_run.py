@@ -69,7 +69,10 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
             ["dataset.max_exmples=3", "sed=1", "seed=-1"],
             ["dataset.max_exmples is no setting", "seed = -1: input", "sed is no setting: did you mean seed"],
         ),
-        (["dataset=local", "seed=-1"], ["dataset.path is missing", "seed = -1: input should be greater"]),
+        (
+            ["dataset=local", "seed=-1"],
+            ["dataset.path = None: source local needs it", "seed = -1: input"],
+        ),
         (["rank_budget.key_ratios=[1.5]"], ["rank_budget.key_ratios.0 = 1.5: input should be less than or equal to 1"]),
         (["dataset=local", "dataset.path=none.json"], ["dataset.path = 'none.json': there is no such file"]),
         (["seed=${nothing}"], ["Interpolation key 'nothing' not found"]),

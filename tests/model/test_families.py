@@ -166,7 +166,7 @@ def test_likelihood_uses_the_whole_output_head(model: PreTrainedModel, tokenizer
     expected = 0.0
     for example in encoded:
         log_probability = hand_written.run(model, example.tokens).logits.log_softmax(-1)
-        expected -= float(log_probability[:-1].gather(1, example.tokens[1:, None]).sum())
+        expected -= float(log_probability[:-1].gather(1, example.tokens[1:, None].long()).sum())
     assert sum_likelihood(model, make_batches(encoded, batch_tokens=300)).nll == pytest.approx(expected, rel=1e-5)
 
 
