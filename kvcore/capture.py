@@ -41,14 +41,16 @@ def capture(
         point: Where keys and values are read, see `kvcore.model.taps.tap`.
         skip_first_tokens: So many tokens at the start of each example are run but not passed on.
     """
-    wanted: Tensor | None = None
+    wanted: dict[torch.device, Tensor] = {}
     missing: set[LayerKind] = set()
 
     def reader(projection: Projection) -> Callable[[Tensor], None]:
         def read(rows: Tensor) -> None:
-            if wanted is None:
+            if not wanted:
                 raise RuntimeError("the model was run inside capture() by something else than the yielded function")
-            consume(projection.place, rows[wanted.to(rows.device)])
+            if rows.device not in wanted:
+                wanted[rows.device] = next(iter(wanted.values())).to(rows.device)
+            consume(projection.place, rows.flatten(0, 1).index_select(0, wanted[rows.device]))
             missing.discard(projection.place)
             if not missing:
                 raise _AllSeenError
@@ -56,15 +58,15 @@ def capture(
         return read
 
     def run(batch: Batch) -> None:
-        nonlocal wanted
-        wanted = wanted_tokens(batch, skip_first_tokens)
+        # As indices, found once on the CPU: a mask would make a GPU stop in every layer to count.
+        wanted[torch.device("cpu")] = wanted_tokens(batch, skip_first_tokens).flatten().nonzero().squeeze(1)
         missing.update(projection.place for projection in geometry)
         try:
             hidden_states(model, batch.tokens, batch.mask)
         except _AllSeenError:
             return
         finally:
-            wanted = None
+            wanted.clear()
         raise RuntimeError("the forward pass ended before its last keys and values")
 
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrain
 from kvcore import measure, pipeline, preparation
 from kvcore.data import sources
 from kvcore.evaluation.gates import Gate
+from kvcore.model.loading import Weights
 from kvcore.pipeline import run_cell
 from kvcore.schema import GateError, SettingError, Settings, UserError
 from kvcore.spectrum.metrics import normalized_effective_rank
@@ -306,3 +307,27 @@ def test_brackets_in_the_output_folder_are_printed_as_they_are(tiny_folder: Path
     settings = settings.model_copy(update={"output_root": str(tmp_path / "out[bold]x[" / "b]")})
     path = run_cell(settings, console=Console(file=screen, width=200))
     assert str(path.parent / "layers.parquet") in screen.getvalue().splitlines()
+
+
+def test_a_model_is_loaded_once_for_cells_that_share_it(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    original = preparation.load_model
+
+    def counted(weights: Weights, **placement: Any) -> LlamaForCausalLM:
+        loaded.append(str(placement["dtype"]))
+        return original(weights, **placement)  # type: ignore[return-value]
+
+    monkeypatch.setattr(preparation, "load_model", counted)
+    loader = preparation.ModelLoader()
+    cells = [
+        tiny_settings,
+        tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "seed=1"),
+        tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "model.dtype=bfloat16"),
+    ]
+    for settings in cells:
+        shared = record_of(run_cell(settings, loader=loader))
+        alone = record_of(run_cell(settings.model_copy(update={"output_root": str(tmp_path / "alone")})))
+        assert shared["ner"] == alone["ner"]
+    assert loaded == ["float32", "float32", "float32", "bfloat16", "bfloat16"]

@@ -94,7 +94,8 @@ class Accumulation:
             NotFiniteError: On a GPU, where looking after every layer would stop the device each time, one of the
                 batch's keys or values was no number: what was accumulated is of no use any more.
         """
-        if self._finite and not torch.stack([finite.all().cpu() for _, finite in self._finite]).all():
+        device = self._finite[0][1].device if self._finite else None
+        if self._finite and not torch.stack([finite.all().to(device) for _, finite in self._finite]).all():
             place, finite = next((place, finite) for place, finite in self._finite if not finite.all())
             raise NotFiniteError(place, int(finite.int().argmin()))
         self._finite.clear()
