@@ -12,6 +12,7 @@ from kvcore.command_line import admit_unknown_settings, clear_errors, quiet_libr
 
 if TYPE_CHECKING:
     from kvcore.preparation import ModelLoader
+    from kvcore.processes import Processes
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -22,17 +23,19 @@ def main(config: DictConfig) -> None:
         quiet_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
         from kvcore.pipeline import run_cell
-        from kvcore.processes import joined
 
-        with joined() as processes:
-            path = run_cell(
-                settings,
-                console=Console() if processes.is_first else None,
-                loader=model_loader(),
-                processes=processes,
-            )
-        if processes.is_first:
+        console = Console() if processes().is_first else None
+        path = run_cell(settings, console=console, loader=model_loader(), processes=processes())
+        if processes().is_first:
             print(path)
+
+
+@cache
+def processes() -> "Processes":
+    """Return those that torchrun has started, joined when the first cell needs them."""
+    from kvcore.processes import join
+
+    return join()
 
 
 @cache

@@ -139,6 +139,9 @@ def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Pro
     Returns None in all processes but the first.
     """
     _evaluation_batches(cell.settings, inputs.encoded)  # a mistake there shows before the long work
+    skip = cell.settings.capture.skip_first_tokens
+    if all(len(example) <= skip for example in inputs.encoded):
+        raise SettingError("capture.skip_first_tokens", skip, "no example has more tokens than this")
     cell.require_space(2 * spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
     if processes.any(is_complete(cell.spectrum_folder)):
         progress.say(f"using the spectrum in {cell.spectrum_folder}")

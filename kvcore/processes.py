@@ -1,9 +1,9 @@
 """Several processes at one cell: who takes which batches, and what all have seen together."""
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -61,20 +61,20 @@ class Processes:
 ALONE = Processes()
 
 
-@contextmanager
-def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun has started; without torchrun this is the only one."""
+def join() -> Processes:
+    """Join the processes that torchrun has started, until the program ends; without torchrun this is the only one.
+
+    To be called once: the processes cannot meet a second time.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
-        return
+        return ALONE
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield Processes(dist.get_rank(), count)
-    finally:
-        dist.destroy_process_group()
+    # The others wait while the first one evaluates; one that dies is noticed by torchrun, not by the time.
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=7))
+    atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank(), count)
 
 
 def _for_backend(values: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ColumnName = Annotated[str, Field(min_length=1)]
 RepositoryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$")]
 Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+RepositoryPath = Annotated[str, Field(pattern=r"^(?:[\w-][\w. -]*/)*[\w-][\w. -]*$")]
 RankRatio = Annotated[float, Field(gt=0, le=1)]
 RankRatios = Annotated[tuple[RankRatio, ...], Field(strict=False)]
 Target = Literal["all", "response"]
@@ -119,7 +120,7 @@ class DatasetSettings(_Group):
     id: RepositoryId | None = None
     revision: Revision = "main"
     split: Annotated[str, Field(min_length=1)] | None = None
-    files: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    files: Annotated[tuple[RepositoryPath, ...], Field(strict=False)] = ()
     layout: Literal["rows", "glaive_chat", "visr_bench"] = "rows"
     columns: ColumnSettings
     languages: Annotated[tuple[str, ...], Field(strict=False)] | None = None

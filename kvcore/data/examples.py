@@ -43,7 +43,7 @@ def examples_from_rows(
         SettingError: A mapped column is missing, or no row is usable.
     """
     mapped = {"text": text} if text else {"instruction": instruction, "input": input, "output": output}
-    found = list(rows[0])
+    found = list(dict.fromkeys(column for row in rows for column in row))
     for role, column in mapped.items():
         if column not in found and not (role == "input" and column is None):
             advice = "set it to null if there is none" if role == "input" else "map instruction and output, or text"
@@ -51,7 +51,7 @@ def examples_from_rows(
             raise SettingError(f"dataset.columns.{role}", column, allowed)
     examples = []
     for row in rows:
-        values = {role: row[column] if column else "" for role, column in mapped.items()}
+        values: Row = {role: row.get(column) if column else "" for role, column in mapped.items()}
         if values.get("input", "") is None:
             values["input"] = ""
         if not all(isinstance(value, str) and (value.strip() or role == "input") for role, value in values.items()):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from kvcore.data import Row
 from kvcore.schema import SettingError
 
-_TURN = re.compile(r"^(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)
+_TURN = re.compile(r"^[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)
 _END_OF_TURN = "<|endoftext|>"
 
 
@@ -32,11 +32,14 @@ def flatten(rows: Sequence[Row], layout: str, language: str) -> list[Row]:
 
 
 def _in_language(rows: Sequence[Row], language: str) -> list[Row]:
-    chosen = [row for row in rows if str(row["language"]).lower() == language]
-    if not chosen:
-        found = ", ".join(sorted({str(row["language"]).lower() for row in rows}))
+    """Return the rows in a language, and those that do not say theirs: without text, so that they are counted."""
+    languages = [str(row["language"] or "").strip().lower() for row in rows]
+    if language not in languages:
+        found = ", ".join(sorted(filter(None, set(languages)))) or "none that is named"
         raise SettingError("language.name", language, f"no row is in it; there are rows in {found}")
-    return chosen
+    nothing = dict.fromkeys(rows[0])
+    named = zip(rows, languages, strict=True)
+    return [row if found else nothing for row, found in named if found in (language, "")]
 
 
 def _from_glaive_chat(row: Row) -> Iterator[Row]:
@@ -62,14 +65,10 @@ def _from_glaive_chat(row: Row) -> Iterator[Row]:
     if not answers:
         yield {"instruction": instruction, "input": chat.strip(), "output": None}
         return
-    answer = answers[-1]
-    end = turns[answer + 1].start() if answer + 1 < len(turns) else len(chat)
-    before = re.sub(r"\s*\n\s*\n\s*", "\n", chat[: turns[answer].start()]).strip()
-    yield {
-        "instruction": instruction,
-        "input": f"{before}\nASSISTANT:",
-        "output": chat[turns[answer].end() : end].strip(),
-    }
+    ends = [turn.start() for turn in turns[1:]] + [len(chat)]
+    texts = [chat[turn.end() : end].strip() for turn, end in zip(turns, ends, strict=True)]
+    before = "".join(f"{turn[1]}: {text}\n" for turn, text in zip(turns, texts[: answers[-1]], strict=False))
+    yield {"instruction": instruction, "input": f"{before}ASSISTANT:", "output": texts[answers[-1]]}
 
 
 def _from_visr_bench(row: Row) -> Iterator[Row]:
@@ -83,15 +82,20 @@ def _from_visr_bench(row: Row) -> Iterator[Row]:
     Yields:
         `question`, `answer`, `language`; None where the document has no text.
     """
-    for found in row.get("qa_list") or []:
+    for found in _objects(row.get("qa_list")):
         language = found.get("detected_language") or row.get("detected_language")
         yield {"question": found.get("question"), "answer": found.get("answer"), "language": language}
-    older = row.get("QA") or {}
-    for found in older.get("questions") or []:
+    (older,) = _objects([row.get("QA")]) or [{}]
+    for found in _objects(older.get("questions")):
         question, answer = found.get("question_in_detected_language"), found.get("answer_in_detected_language")
         if question == answer:
             question = found.get("question_in_english") if older.get("detected_language") == "English" else None
         yield {"question": question, "answer": answer, "language": older.get("detected_language")}
+
+
+def _objects(values: object) -> list[Row]:
+    """Return the objects of a list; what is none has nothing to say."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 _LAYOUTS: dict[str, Callable[[Row], Iterator[Row]]] = {

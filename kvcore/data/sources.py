@@ -89,6 +89,9 @@ def find_data(
         snapshot = find_snapshot("dataset", str(id), revision, _HUB_FILES, gated=False)
         return Data((snapshot.folder,), snapshot.commit, split)
     if source == "github":
+        for name in files:
+            if Path(name).suffix.lower() not in _READERS:
+                raise SettingError("dataset.files", name, f"allowed are files ending in {', '.join(_READERS)}")
         return Data(tuple(find_github_files(str(id), revision, files)))
     return Data((_find_file(source, str(path)),))
 

@@ -14,8 +14,8 @@ from kvcore.processes import Processes
 from kvcore.schema import UserError
 from kvcore.spectrum.metrics import normalized_effective_rank
 from kvcore.spectrum.state import Accumulators, load_state, save_state
-from kvcore.spectrum.streaming import StreamingSVD
-from kvcore.spectrum.tables import Spectra, metrics_of
+from kvcore.spectrum.streaming import Spectrum, StreamingSVD
+from kvcore.spectrum.tables import metrics_of
 from kvcore.spectrum.triangular import ACCUMULATORS
 
 _Result = TypeVar("_Result")
@@ -131,9 +131,7 @@ class Accumulation:
             raise UserError(f"the state in {folder} belongs to other settings; delete that folder")
         accumulators = {}
         for found in geometry:
-            kept = state.accumulators[found.place]
-            device = found.linear.weight.device
-            accumulators[found.place] = type(kept).unpack(kept.packed(), kept.kv_dim, kept.tokens, device)
+            accumulators[found.place] = state.accumulators[found.place].to(found.linear.weight.device)
         return cls(accumulators, **state.progress)
 
 
@@ -153,13 +151,13 @@ def total_of(accumulators: Accumulators, processes: Processes) -> Accumulators:
     return totals
 
 
-def finished_spectra(accumulators: Accumulators) -> Spectra:
-    """Decompose everything.
+def finished_spectra(accumulators: Accumulators) -> dict[LayerKind, Spectrum]:
+    """Decompose everything, each on its device, and move the spectra to the CPU.
 
     Raises:
         UserError: No token was seen; names layer and kind.
     """
-    return {place: _naming(place, accumulator.finish) for place, accumulator in accumulators.items()}
+    return {place: _naming(place, accumulator.finish).to("cpu") for place, accumulator in accumulators.items()}
 
 
 def convergence_table(curve: list[dict[str, Any]]) -> pd.DataFrame:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore.capture import capture, wanted_tokens
 from kvcore.data.batches import Advance, Batch, doubling_stretches, make_batches, unobserved
 from kvcore.data.encoding import check_vocabulary, encode
 from kvcore.data.examples import Example
-from kvcore.model.geometry import Geometry, discover
+from kvcore.model.geometry import Geometry, LayerKind, discover
 from kvcore.model.taps import Point
 from kvcore.processes import ALONE, Processes
-from kvcore.schema import UserError
+from kvcore.schema import UserError, first_line
 from kvcore.spectrum.accumulation import (
     Accumulation,
     NotFiniteError,
@@ -27,9 +28,11 @@ from kvcore.spectrum.accumulation import (
     head_table,
     total_of,
 )
-from kvcore.spectrum.room import groups_of_layers
+from kvcore.spectrum.room import free_bytes, groups_of_layers
 from kvcore.spectrum.state import Accumulators
+from kvcore.spectrum.streaming import Spectrum
 from kvcore.spectrum.tables import Spectra, layer_table
+from kvcore.spectrum.triangular import ACCUMULATORS
 
 _ROUNDS_BETWEEN_AGREEMENTS = 16
 
@@ -130,8 +133,8 @@ def measure_batches(
 ) -> Measurement:
     """Stream the keys and values of all batches into spectra.
 
-    Where the accumulators of all layers do not fit into memory together, the batches are run again for each
-    group of layers that do.
+    Where the accumulators of all layers do not fit onto a GPU together, the batches are run again for each
+    group of layers that do; what was measured waits in the memory of the machine.
 
     Args:
         model: The model.
@@ -147,23 +150,36 @@ def measure_batches(
     Raises:
         UserError: A NaN or an infinity among the keys or values, or no token left; names layer and kind.
     """
+    spectra: dict[LayerKind, Spectrum] = {}
     accumulators: Accumulators = {}
     curve: list[dict[str, Any]] = []
-    groups = groups_of_layers(geometry)
+    heads: list[pd.DataFrame] = []
+    head_dims = {found.place: found.head_dim for found in geometry}
+    groups = groups_of_layers(geometry, ACCUMULATORS[precision], _least_of(free_bytes, processes))
     if len(groups) > 1 and checkpoints:
         checkpoints.say(f"the accumulators of all layers do not fit: {len(groups)} passes, some layers at a time")
     for number, group in enumerate(groups):
         work = _Work(group, precision, checkpoints, processes, f"{number}-of-{len(groups)}")
         with capture(model, group, work.accumulation.add, point=point, skip_first_tokens=skip_first_tokens) as run:
             work.through(stretches, run, advance, skip_first_tokens)
-        accumulators |= work.total()
+        total = work.total()
+        spectra |= finished_spectra(total)
+        heads.append(head_table(total, head_dims))
+        accumulators |= {place: accumulator.to("cpu") for place, accumulator in total.items()}
         curve += work.accumulation.curve
+        del work, total  # makes room for the next group
     if checkpoints and processes.is_first:
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
-    head_dims = {found.place: found.head_dim for found in geometry}
-    return Measurement(
-        finished_spectra(accumulators), convergence_table(curve), head_table(accumulators, head_dims), accumulators
-    )
+    return Measurement(spectra, convergence_table(curve), pd.concat(heads, ignore_index=True), accumulators)
+
+
+def _least_of(free: Callable[[torch.device], float], processes: Processes) -> Callable[[torch.device], float]:
+    """Return the least free memory of any process, so that all make the same groups of layers."""
+
+    def least(device: torch.device) -> float:
+        return min(float(found) for found in processes.gather(torch.tensor(free(device), dtype=torch.float64)))
+
+    return least
 
 
 class _Work:
@@ -245,7 +261,10 @@ class _Work:
             rounds, rest = divmod(self.accumulation.batches, self._processes.count)
             due = rest == 0 and rounds % _ROUNDS_BETWEEN_AGREEMENTS == 0 and self._processes.any(due)
         if due:
-            self.accumulation.save(self._folder, self._content)
+            try:
+                self.accumulation.save(self._folder, self._content)
+            except (OSError, SafetensorError) as error:  # no reason to give up what is in memory
+                self._checkpoints.say(f"the work so far could not be kept ({first_line(error)})")
             self._saved_at = time.monotonic()
 
     def total(self) -> Accumulators:

@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from kvcore.cell import identity
+from kvcore.cell import identity, prepare_output_root
 from kvcore.schema import UserError
 from kvcore.spectrum.accumulation import finished_spectra, head_table
 from kvcore.spectrum.measurement import Measurement
@@ -33,21 +33,23 @@ def pool(folders: Sequence[Path], output_root: Path) -> Path:
     """
     if len(folders) < 2:
         raise UserError("a pool needs two spectra or more")
-    states = [load_state(folder) for folder in folders]
-    for folder, state in zip(folders, states, strict=True):
+    for folder in folders:
         if not is_complete(folder):
             raise UserError(f"{folder} is no complete spectrum")
+    states = [load_state(folder) for folder in folders]
+    for folder, state in zip(folders, states, strict=True):
         _require_agreement(folders[0], states[0], folder, state)
     parts = sorted((part for state in states for part in _parts(state.content)), key=identity)
-    for part in parts:
-        if parts.count(part) > 1:
-            raise UserError(f"dataset {part['dataset']['revision'][:12]} is in the pool twice")
+    sources = [(part["dataset"]["revision"], part["dataset"]["split"], part["language"]["name"]) for part in parts]
+    for source in sources:
+        if sources.count(source) > 1:  # whatever part of it seed and limits choose
+            raise UserError(f"dataset {source[0][:12]}, {source[2]}, is in the pool twice")
     content = {name: value for name, value in states[0].content.items() if name not in (*_DATA, "pool")} | {
         "pool": parts
     }
     target = output_root / "spectra" / identity(content)
     if not is_complete(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        prepare_output_root(str(output_root))
         save_measurement(target, _pooled(folders[0], states), content)
     return target
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ def save_state(
         OSError, SafetensorError: The disk is full, or the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / ".unfinished.safetensors"
+    unfinished = folder / f".unfinished-{os.getpid()}.safetensors"
     save_file({place_name(place): found.packed().cpu() for place, found in accumulators.items()}, unfinished)
     digest = file_digest(unfinished)
     tensors = folder / f"state-{digest[:16]}.safetensors"

@@ -29,6 +29,10 @@ class Spectrum:
         """Columns of the decomposed matrix."""
         return len(self.singular_values)
 
+    def to(self, device: torch.device | str) -> "Spectrum":
+        """Return the same on a device."""
+        return Spectrum(self.singular_values.to(device), self.right_singular_vectors.to(device), self.tokens)
+
 
 class StreamingSVD:
     """Exact right singular vectors and singular values of a matrix that arrives in batches of rows.
@@ -74,6 +78,11 @@ class StreamingSVD:
         self.kv_dim = kv_dim
         self.tokens = 0
         self.triangle = torch.zeros(kv_dim, kv_dim, dtype=torch.float64, device=device)
+
+    @staticmethod
+    def bytes_needed(kv_dim: int) -> int:
+        """Return how much memory an accumulator takes."""
+        return 8 * kv_dim**2
 
     def update(self, rows: Tensor) -> Self:
         """Add rows.
@@ -147,6 +156,12 @@ class StreamingSVD:
         made.triangle[rows, columns] = packed.to(made.triangle.device)
         made.tokens = tokens
         return made
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same on a device: itself, if it is there."""
+        if torch.device(device) == self.triangle.device:
+            return self
+        return self.unpack(self.packed(), self.kv_dim, self.tokens, device)
 
     def singular_values(self) -> Tensor:
         """Return the singular values so far, (kv_dim,) float64 and descending, without the vectors.

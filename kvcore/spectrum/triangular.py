@@ -13,7 +13,7 @@ class TriangularSVD(StreamingSVD):
 
     Singular values come out within 1e-6 relative down to 1e-9 of the largest. Rows are kept until there are
     twice as many as columns, then [R; rows] is factored anew by Householder reflections: about 3 kv_dim^2
-    multiplications a row, and at most 24 kv_dim^2 bytes more than the triangle. Left out: exploiting that R
+    multiplications a row, and at most 64 kv_dim^2 bytes in all. Left out: exploiting that R
     is triangular already (LAPACK's tpqrt) would save a third, and torch does not offer it.
 
     Attributes:
@@ -30,6 +30,11 @@ class TriangularSVD(StreamingSVD):
         super().__init__(kv_dim, device)
         self._waiting: list[Tensor] = []
 
+    @staticmethod
+    def bytes_needed(kv_dim: int) -> int:
+        """Return how much memory an accumulator takes: the triangle, waiting rows, and both once more factored."""
+        return 8 * 8 * kv_dim**2
+
     def current_triangle(self) -> Tensor:
         """Return (kv_dim, kv_dim) float64: R of all rows seen, zeros below the diagonal."""
         if self._waiting:
@@ -40,7 +45,7 @@ class TriangularSVD(StreamingSVD):
         return self.triangle
 
     def _add(self, rows: Tensor) -> None:
-        self._waiting.append(rows)
+        self._waiting.append(rows.clone())  # the caller may fill the same memory with other rows
         if sum(map(len, self._waiting)) >= 2 * self.kv_dim:
             self.current_triangle()
 

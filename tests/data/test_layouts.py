@@ -35,6 +35,14 @@ def test_a_conversation_is_split_before_its_last_answer() -> None:
     assert found.response == "About 0.9 euros. ASSISTANT: is no label here."
 
 
+def test_text_within_a_turn_is_left_as_it_is() -> None:
+    code = "def f():\n    a = 1\n\n    return a"
+    row = {"system": "S", "chat": f"USER: What is this?\n\n\n ASSISTANT: {code}\n\n\nUSER: Why?\n\n\nASSISTANT: {code}"}
+    (found,) = examples("glaive_chat", [row], "functioncall")
+    assert found.prompt == f"S\n\nUSER: What is this?\nASSISTANT: {code}\nUSER: Why?\nASSISTANT:"
+    assert found.response == code
+
+
 def test_broken_conversations_are_left_out_and_other_columns_refused() -> None:
     rows = [CHAT, {"system": None, "chat": None}, {"system": "S", "chat": 3}]
     assert len(flatten(rows, "glaive_chat", "english")) == 3
@@ -74,6 +82,15 @@ def test_questions_of_both_nestings_in_one_language() -> None:
     assert examples("visr_bench", [NEWER, OLDER], "visr_bench", "french") == [
         Example("Neuf kilos.", "Combien pèse-t-elle ?")
     ]
+
+
+def test_questions_without_a_language_are_counted_and_never_guessed() -> None:
+    unnamed = {"qa_list": [{"question": "q", "answer": "a"}, None, "text"], "QA": ["no object"]}
+    spaced = {"qa_list": [{"question": "q", "answer": "a", "detected_language": " German "}]}
+    rows = flatten([unnamed, spaced], "visr_bench", "german")
+    assert [row["answer"] for row in rows] == [None, "a"]
+    with pytest.raises(SettingError, match="there are rows in none that is named"):
+        flatten([unnamed], "visr_bench", "german")
 
 
 def test_an_english_question_that_is_a_copy_of_its_answer_is_mended() -> None:

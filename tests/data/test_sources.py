@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from kvcore.data.examples import examples_from_rows
 from kvcore.data.sources import Data, file_hash, find_data, read_rows
 from kvcore.schema import SettingError
 
@@ -101,6 +102,19 @@ def test_surplus_fields_shift_no_column(tmp_path: Path) -> None:
 def test_a_path_of_ones_own_without_its_source_is_explained() -> None:
     with pytest.raises(SettingError, match="your own go with dataset=local"):
         find_data(source="pocket", path="my.json")
+
+
+def test_rows_need_not_have_the_same_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"a": "one", "b": "x"}]')
+    (tmp_path / "b.json").write_text('[{"b": "y"}]')
+    rows = read_rows(Data((tmp_path / "a.json", tmp_path / "b.json")))
+    assert [example.response for example in examples_from_rows(rows, prompt_template="", text="b")] == ["x", "y"]
+    assert [example.response for example in examples_from_rows(rows, prompt_template="", text="a")] == ["one"]
+
+
+def test_files_of_a_repository_have_a_known_format() -> None:
+    with pytest.raises(SettingError, match=r"dataset.files = 'notes.txt': allowed are files ending in .json"):
+        find_data(source="github", id="owner/name", files=["notes.txt"])
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def call(script: str, *overrides: str, environment: dict[str, str], cwd: Path) -
 
 def test_prefetched_then_measured_without_network(hub: tuple[Repositories, dict[str, str]], tmp_path: Path) -> None:
     repositories, environment = hub
-    grid = [*HUB, "dataset.id=owner/texts,owner/other"]
+    grid = ["-m", *HUB, "dataset.id=owner/texts,owner/other"]
     fetched = call("prefetch.py", *grid, environment=environment, cwd=tmp_path)
     lines = fetched.stdout.splitlines()
     assert fetched.returncode == 1, fetched.stderr
@@ -66,6 +66,8 @@ def test_prefetched_then_measured_without_network(hub: tuple[Repositories, dict[
         (["model.device_map=auto", "model.device=cpu"], "model.device = 'cpu': model.device_map places the model"),
         (["dataset.path=x.json"], "dataset.path = 'x.json': does not go with source hub"),
         (["model.path=/x"], "model.path = '/x': goes with model=folder"),
+        (["capture.skip_first_tokens=500"], "capture.skip_first_tokens = 500: no example has more tokens than this"),
+        (["dataset.files=[../x.json]"], "dataset.files.0 = '../x.json': string should match pattern"),
         (["model.id=tiny"], "model.id = 'tiny': string should match pattern"),
     ],
 )

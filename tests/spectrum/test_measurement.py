@@ -19,7 +19,7 @@ from kvcore.data.examples import Example
 from kvcore.data.sources import find_data, read_rows
 from kvcore.model.geometry import discover
 from kvcore.schema import UserError
-from kvcore.spectrum import measurement, room
+from kvcore.spectrum import measurement
 from kvcore.spectrum.measurement import Checkpoints, Measurement, measure_batches
 
 
@@ -209,15 +209,19 @@ def test_layers_that_do_not_fit_together_are_measured_one_group_after_another(
     batches, geometry = batches_of(tokenizer), discover(tiny)
     together = measure_batches(tiny, geometry, batches)
     layer_bytes = 2 * 8 * 16**2
-    monkeypatch.setattr(room, "free_bytes", lambda _: 2.5 * layer_bytes / 0.7)
-    monkeypatch.setattr(measurement, "groups_of_layers", lambda found: room.groups_of_layers(found, room.free_bytes))
+    monkeypatch.setattr(measurement, "free_bytes", lambda _: 2.5 * layer_bytes / 0.7)
     kept, said = checkpoints(tmp_path / "kept")
     apart = measure_batches(tiny, geometry, batches, checkpoints=kept)
     assert said == ["the accumulators of all layers do not fit: 2 passes, some layers at a time"]
+    monkeypatch.setattr(measurement, "free_bytes", lambda _: 8.5 * layer_bytes / 0.7)
+    kept, said = checkpoints(tmp_path / "kept")
+    exact = measure_batches(tiny, geometry, batches, precision="exact", checkpoints=kept)
+    assert "3 passes" in said[0]  # a triangle needs more room
+    pd.testing.assert_frame_equal(exact.layers, together.layers, rtol=1e-6)
     pd.testing.assert_frame_equal(apart.layers, together.layers, check_exact=True)
     pd.testing.assert_frame_equal(apart.convergence, together.convergence, check_exact=True)
     pd.testing.assert_frame_equal(apart.heads, together.heads, check_exact=True)
-    monkeypatch.setattr(room, "free_bytes", lambda _: layer_bytes)
+    monkeypatch.setattr(measurement, "free_bytes", lambda _: layer_bytes)
     with pytest.raises(UserError, match="layer 0 needs 0.0 GB for its accumulators, and cpu has room for 0.0 GB"):
         measure_batches(tiny, geometry, batches)
 

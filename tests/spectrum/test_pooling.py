@@ -55,6 +55,13 @@ def test_what_cannot_be_pooled_is_refused(parts: list[Path], tiny_folder: Path, 
         pool([parts[0], rotary], tmp_path / "outputs")
 
 
+def test_the_same_data_drawn_otherwise_is_the_same_data(parts: list[Path], tiny_folder: Path, tmp_path: Path) -> None:
+    settings = tiny_cell(tiny_folder, tmp_path / "b.jsonl", tmp_path / "outputs", "seed=7", "dataset.max_tokens=20")
+    record = json.loads(run_cell(settings).read_text())
+    with pytest.raises(UserError, match="is in the pool twice"):
+        pool([parts[1], tmp_path / "outputs" / "spectra" / record["spectrum_id"]], tmp_path / "outputs")
+
+
 def test_the_command(parts: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "experiments" / "merge.py"), *map(str, parts[:2])]
     done = subprocess.run(
@@ -64,5 +71,6 @@ def test_the_command(parts: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / done.stdout.splitlines()[-1]
     ner = load_measurement(folder).layers.groupby("kind")["ner"].mean()
     assert f"{ner['key']:.4f}" in done.stdout
-    failed = subprocess.run([*command[:3], "elsewhere"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1)
+    for wrong in (["elsewhere"], [str(parts[1]), "--output-root", "/proc/kvcore"]):
+        failed = subprocess.run([*command[:3], *wrong], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1), failed.stderr

@@ -181,6 +181,15 @@ def test_batches_and_merges_give_the_decomposition_of_everything(
         assert normalized_effective_rank(found) == pytest.approx(normalized_effective_rank(whole), abs=1e-10)
 
 
+@pytest.mark.parametrize("made", [StreamingSVD, TriangularSVD])
+def test_rows_may_be_overwritten_after_an_update(made: type[StreamingSVD]) -> None:
+    everything = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    buffer, accumulator = torch.empty(8, 6, dtype=torch.float64), made(6)
+    for rows in everything:
+        accumulator.update(buffer.copy_(rows))
+    assert torch.allclose(accumulator.finish().singular_values, torch.linalg.svdvals(everything.flatten(0, 1)))
+
+
 def test_merge_leaves_the_other_accumulator_alone() -> None:
     first, second = StreamingSVD(2).update(torch.eye(2)), StreamingSVD(2).update(2 * torch.eye(2))
     first.merge(second)
