@@ -1,4 +1,7 @@
-"""Run one cell: python experiments/run.py [GROUP=OPTION] [SETTING=VALUE] ..."""
+"""Run one cell: python experiments/run.py [GROUP=OPTION] [SETTING=VALUE] ...
+
+With -m, every combination of choices that are separated by commas.
+"""
 
 import sys
 from functools import cache
