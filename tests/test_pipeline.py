@@ -292,6 +292,19 @@ def test_rows_left_out_are_counted(tiny_folder: Path, tmp_path: Path) -> None:
     assert record_of(path)["left_out_rows"] == 2
 
 
+def test_examples_longer_than_the_limit_are_cut_and_counted(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    assert record_of(run_cell(tiny_settings))["cut_examples"] == 0
+    screen = io.StringIO()
+    settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "dataset.max_length=30")
+    record = record_of(run_cell(settings, console=Console(file=screen, width=200)))
+    longer = [text for text in TEXTS if len(text.encode()) > 30]
+    assert record["cut_examples"] == len(longer)
+    assert record["tokens"] == sum(min(len(text.encode()), 30) for text in TEXTS)
+    assert f"{len(longer)} examples were cut to dataset.max_length = 30 tokens" in screen.getvalue()
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     tiny_llama(vocab_size=100, bos_token_id=1, eos_token_id=2).save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
