@@ -34,7 +34,7 @@ test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
 
 bench: $(INSTALLED) ## compare the engine's speed with others and with the forward pass (about 15 minutes)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/capture.py
 	@$(BIN)/python benchmarks/capture.py --model gemma3_270m --examples 12 --rounds 3

@@ -67,10 +67,11 @@ def run_cell(
         cell.open_folder()
         try:
             inputs = load_inputs(settings, weights, data, loader or ModelLoader(), progress)
+            evaluated = _evaluation_batches(settings, inputs.encoded)  # a mistake shows before the long work
             measurement = _measure(cell, inputs, progress, processes)
             if measurement is None:
                 return cell.record_path
-            record, surface, paths = _conclude(cell, inputs, measurement, progress)
+            record, surface, paths = _conclude(cell, inputs, measurement, evaluated, progress)
         except Exception as error:
             _write_failure(cell, progress.stage, error)
             raise
@@ -80,11 +81,10 @@ def run_cell(
 
 
 def _conclude(
-    cell: Cell, inputs: Inputs, measurement: Measurement, progress: StageProgress
+    cell: Cell, inputs: Inputs, measurement: Measurement, evaluated: Batches, progress: StageProgress
 ) -> tuple[Record, pd.DataFrame, list[Path]]:
     """Check the gates, measure what truncation costs, and write everything down."""
     settings = cell.settings
-    evaluated = _evaluation_batches(settings, inputs.encoded)
     layers = measurement.layers
     _write_table(cell, "layers", layers)
     _write_table(cell, "convergence", measurement.convergence)
@@ -138,7 +138,6 @@ def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Pro
 
     Returns None in all processes but the first.
     """
-    _evaluation_batches(cell.settings, inputs.encoded)  # a mistake there shows before the long work
     skip = cell.settings.capture.skip_first_tokens
     if all(len(example) <= skip for example in inputs.encoded):
         raise SettingError("capture.skip_first_tokens", skip, "no example has more tokens than this")
@@ -151,6 +150,12 @@ def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Pro
         batches = [make_batches(stretch, batch_tokens=capture.batch_tokens) for stretch in stretches]
         description = f"capturing {inputs.geometry.num_layers} layers"
         with progress.running("capture", description, sum(stretch.token_count for stretch in batches)) as advance:
+            checkpoints = Checkpoints(
+                cell.checkpoint_folder,
+                cell.spectrum_content | {"batch_tokens": capture.batch_tokens},
+                capture.checkpoint_seconds,
+                progress.say,
+            )
             measurement = measure_batches(
                 inputs.model,
                 inputs.geometry,
@@ -159,16 +164,12 @@ def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Pro
                 point=capture.point,
                 skip_first_tokens=capture.skip_first_tokens,
                 precision=cell.settings.spectrum.precision,
-                checkpoints=Checkpoints(
-                    cell.checkpoint_folder,
-                    cell.spectrum_content | {"batch_tokens": capture.batch_tokens},
-                    capture.checkpoint_seconds,
-                    progress.say,
-                ),
+                checkpoints=checkpoints,
                 processes=processes,
             )
             if processes.is_first:
                 save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
+                checkpoints.remove()
     return load_measurement(cell.spectrum_folder) if processes.is_first else None
 
 

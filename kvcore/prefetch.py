@@ -23,11 +23,7 @@ def prefetch(cells: Iterable[Settings], say: Callable[[str], None]) -> bool:
     wanted: list[ModelSettings | DatasetSettings] = [cell.model for cell in settings]
     wanted += [cell.dataset for cell in settings]
     complete = True
-    seen: list[ModelSettings | DatasetSettings] = []
-    for item in wanted:
-        if item in seen:
-            continue
-        seen.append(item)
+    for item in dict.fromkeys(wanted):
         label = f"{'model' if isinstance(item, ModelSettings) else 'dataset'} {item.name}"
         try:
             say(f"{label}: ready in {_fetch(item)}")

@@ -344,3 +344,22 @@ def test_a_model_is_loaded_once_for_cells_that_share_it(
         alone = record_of(run_cell(settings.model_copy(update={"output_root": str(tmp_path / "alone")})))
         assert shared["ner"] == alone["ner"]
     assert loaded == ["float32", "float32", "float32", "bfloat16", "bfloat16"]
+
+
+def test_kept_work_outlives_a_spectrum_that_cannot_be_written(
+    tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "capture.checkpoint_seconds=0")
+
+    def fail(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "save_measurement", fail)
+        with pytest.raises(UserError, match="the disk is full"):
+            run_cell(settings)
+    (kept,) = (tmp_path / "outputs" / "spectra").glob("*.unfinished")
+    resumed = run_cell(settings)
+    assert not kept.exists()
+    alone = tiny_settings.model_copy(update={"output_root": str(tmp_path / "alone")})
+    assert numbers(resumed) == numbers(run_cell(alone))

@@ -65,7 +65,7 @@ class Checkpoints:
     """Where and how often unfinished work is kept.
 
     Attributes:
-        folder: Removed when the work is done.
+        folder: To be removed by `remove` when the result is safe.
         content: The settings that the numbers depend on; work for other settings is not gone on with.
         seconds: Time between two of them.
         say: Told when work is gone on with, or why not.
@@ -75,6 +75,10 @@ class Checkpoints:
     content: Mapping[str, Any]
     seconds: float
     say: Callable[[str], None] = lambda _: None
+
+    def remove(self) -> None:
+        """Throw away what was kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def measure(
@@ -168,8 +172,6 @@ def measure_batches(
         accumulators |= {place: accumulator.to("cpu") for place, accumulator in total.items()}
         curve += work.accumulation.curve
         del work, total  # makes room for the next group
-    if checkpoints and processes.is_first:
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return Measurement(spectra, convergence_table(curve), pd.concat(heads, ignore_index=True), accumulators)
 
 

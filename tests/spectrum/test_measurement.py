@@ -180,6 +180,7 @@ def test_interrupted_work_is_gone_on_with(
     assert said == [f"going on after {after + 1} batches, kept in {tmp_path / 'kept' / '0-of-1-process-0-of-1'}"]
     pd.testing.assert_frame_equal(resumed.layers, undisturbed.layers, rtol=1e-12)
     pd.testing.assert_frame_equal(resumed.convergence, undisturbed.convergence, rtol=1e-12)
+    kept.remove()
     assert not (tmp_path / "kept").exists()
 
 
