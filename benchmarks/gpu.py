@@ -49,7 +49,7 @@ def random_batches(vocabulary: int, tokens: int, batch_tokens: int) -> list[Batc
             mask=full,
             targets=full,
             token_count=full.numel(),
-            target_bytes=0,
+            target_bytes=(),
             examples=tuple(range(count)),
         )
         for _ in range(max(1, tokens // batch_tokens))

@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from kvcore.schema import SettingError, Settings
+from kvcore.schema import DatasetSettings, SettingError, Settings
 
 RECORD_NAME = "record.json"
 FAILURE_NAME = "failure.json"
 SETTINGS_NAME = "settings.yaml"
+RANKS_NAME = "ranks.json"
 
 
 def identity(content: Mapping[str, Any]) -> str:
@@ -33,24 +34,25 @@ class Cell:
         settings: Checked settings.
         model_revision: Hash of the weights, so that a path or a name never stands for content.
         dataset_revision: Hash of the data file.
+        held_out_revision: Hash of the data that is evaluated on, where that is another dataset.
+        ranks_revision: Hash of the file with ranks, where the rank budget is one.
     """
 
     settings: Settings
     model_revision: str
     dataset_revision: str
+    held_out_revision: str | None = None
+    ranks_revision: str | None = None
 
     @property
     def spectrum_content(self) -> dict[str, Any]:
         """All and only what changes the numbers of a spectrum."""
         settings = self.settings
-        names = {"split", "layout", "columns", "prompt", "max_examples", "max_tokens", "max_length"}
-        dataset = settings.dataset.model_dump(mode="json", include=names)
-        if settings.dataset.columns.text:  # then the other columns and the prompt are not read
-            dataset = dataset | {"columns": {"text": settings.dataset.columns.text}, "prompt": None}
         return {
             "model": {"revision": self.model_revision}
             | settings.model.model_dump(mode="json", include={"dtype", "attention", "template"}),
-            "dataset": {"revision": self.dataset_revision} | dataset,
+            "dataset": _read_from(settings.dataset, self.dataset_revision),
+            "held_out_share": settings.evaluation.share,
             "language": settings.language.model_dump(mode="json"),
             "capture": settings.capture.model_dump(mode="json", include={"point", "skip_first_tokens"}),
             "precision": settings.spectrum.precision,
@@ -65,17 +67,20 @@ class Cell:
     @property
     def id(self) -> str:
         """Identity of the cell."""
-        budget = self.settings.rank_budget
+        settings, held_out = self.settings, self.settings.held_out
+        budget = settings.rank_budget.model_dump(mode="json", exclude={"path"})
+        names = {"target", "max_examples", "max_tokens"}
         return identity(
             self.spectrum_content
             | {
                 "rank_budget": {
-                    "name": budget.name,
-                    "key_ratios": sorted(budget.key_ratios),
-                    "value_ratios": sorted(budget.value_ratios),
+                    name: sorted(value) if isinstance(value, list) else value for name, value in budget.items()
                 },
-                "per_head": self.settings.capture.per_head,
-                "evaluation": self.settings.evaluation.model_dump(mode="json", include={"target", "max_tokens"}),
+                "ranks": self.ranks_revision,
+                "per_head": settings.capture.per_head,
+                "evaluation": settings.evaluation.model_dump(mode="json", include=names),
+                "held_out": held_out.dataset
+                and _read_from(held_out.dataset, self.held_out_revision) | held_out.language.model_dump(mode="json"),
             }
         )
 
@@ -115,6 +120,8 @@ class Cell:
         values = self.settings.model_dump(mode="json")
         values["model"]["revision"] = self.model_revision
         values["dataset"]["revision"] = self.dataset_revision
+        if values["held_out"]["dataset"]:
+            values["held_out"]["dataset"]["revision"] = self.held_out_revision
         return values
 
     def open_folder(self) -> None:
@@ -139,6 +146,15 @@ class Cell:
         if free < needed_bytes:
             allowed = f"its disk has {free / 1e6:.0f} MB free, and this cell may write {needed_bytes / 1e6:.0f} MB"
             raise SettingError("output_root", self.settings.output_root, allowed)
+
+
+def _read_from(dataset: DatasetSettings, revision: str | None) -> dict[str, Any]:
+    """Return what decides which examples are read, and how."""
+    names = {"split", "layout", "columns", "prompt", "max_examples", "max_tokens", "max_length"}
+    content = {"revision": revision} | dataset.model_dump(mode="json", include=names)
+    if dataset.columns.text:  # then the other columns and the prompt are not read
+        content |= {"columns": {"text": dataset.columns.text}, "prompt": None}
+    return content
 
 
 def prepare_output_root(output_root: str) -> None:

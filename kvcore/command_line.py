@@ -102,18 +102,18 @@ def composed_settings(overrides: Sequence[str], configuration: Path) -> Settings
 
 
 def admit_unknown_settings(arguments: Sequence[str]) -> list[str]:
-    """Turn overrides of unknown settings into additions.
+    """Turn overrides of settings into additions where they are not there to be overridden.
 
-    Hydra stops at the first unknown setting; added ones are refused by the check of the settings, together
-    with all other faults.
+    Hydra stops at the first setting that the chosen option has not; added ones are refused by the check of the
+    settings, together with all other faults.
     """
-    known = {"experiment", *setting_names()}
+    known = {"experiment", *(name for name in setting_names() if "." not in name)}
 
     def admit(argument: str) -> str:
         override = re.match(r"([A-Za-z_][\w.]*)=", argument)
         if override is None or override[1] in known or override[1].startswith(("hydra.", "model.parts.")):
             return argument
-        return f"+{argument}"
+        return f"++{argument}"
 
     return [admit(argument) for argument in arguments]
 

@@ -3,18 +3,18 @@
 import json
 import os
 import traceback
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from kvcore.cell import FAILURE_NAME, Cell, write_atomically
-from kvcore.data.batches import Batches, doubling_stretches, make_batches
-from kvcore.data.encoding import EncodedExample, first_tokens
-from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
-from kvcore.evaluation.surface import grid_mean_nd_ppl, grid_points, perplexity_surface
-from kvcore.preparation import Inputs, ModelLoader, identify, load_inputs
+from kvcore.cell import FAILURE_NAME, RANKS_NAME, Cell, write_atomically
+from kvcore.compression.allocation import Allocation
+from kvcore.compression.budgets.ranks_file import write_ranks
+from kvcore.data.batches import Batches
+from kvcore.evaluation.gates import failed
+from kvcore.evaluation.surface import PerplexitySurface, grid_mean_nd_ppl
+from kvcore.preparation import Inputs, ModelLoader, Part, identify, load_inputs
 from kvcore.processes import ALONE, Processes
 from kvcore.progress import StageProgress
 from kvcore.results import figures
@@ -29,13 +29,13 @@ from kvcore.results.record import (
     peak_memory_bytes,
 )
 from kvcore.results.summary import print_summary
-from kvcore.schema import GateError, SettingError, Settings
-from kvcore.spectrum.measurement import Checkpoints, Measurement, measure_batches
-from kvcore.spectrum.storage import is_complete, load_measurement, save_measurement, spectrum_bytes
-from kvcore.spectrum.tables import is_converged, model_level_ner, tokens_per_dim
-
-GATE_SAMPLE_TOKENS = 1024
-_TABLES_AND_FIGURES_BYTES = 20_000_000
+from kvcore.schema import DatasetSettings, Settings
+from kvcore.spectrum.measurement import Measurement
+from kvcore.spectrum.tables import is_converged, kv_dims, model_level_ner, tokens_per_dim
+from kvcore.stages.allocating import allocate, check_rank_budget
+from kvcore.stages.checking import check_gates, recorded_gates, require_trust
+from kvcore.stages.evaluating import evaluate, evaluation_batches
+from kvcore.stages.measuring import measure_spectra
 
 
 def run_cell(
@@ -58,20 +58,21 @@ def run_cell(
         GateError: A gate failed and `gates` is `fail`.
     """
     with StageProgress(visible=console is not None and console.is_terminal) as progress:
-        cell, weights, data = identify(settings, progress)
+        cell, weights, sources = identify(settings, progress)
         if processes.any(cell.is_finished()):
             if console is not None:
                 console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
-            _require_trust(settings, _recorded_gates(cell))
+            require_trust(settings, recorded_gates(cell))
             return cell.record_path
         cell.open_folder()
         try:
-            inputs = load_inputs(settings, weights, data, loader or ModelLoader(), progress)
-            evaluated = _evaluation_batches(settings, inputs.encoded)  # a mistake shows before the long work
-            measurement = _measure(cell, inputs, progress, processes)
+            inputs = load_inputs(settings, weights, sources, loader or ModelLoader(), progress)
+            batches = evaluation_batches(settings, inputs)  # a mistake shows before the long work
+            check_rank_budget(settings.rank_budget, inputs.geometry.kv_dims, cell.model_revision)
+            measurement = measure_spectra(cell, inputs, progress, processes)
             if measurement is None:
                 return cell.record_path
-            record, surface, paths = _conclude(cell, inputs, measurement, evaluated, progress)
+            record, surface, paths = _conclude(cell, inputs, measurement, batches, progress)
         except Exception as error:
             _write_failure(cell, progress.stage, error)
             raise
@@ -81,129 +82,101 @@ def run_cell(
 
 
 def _conclude(
-    cell: Cell, inputs: Inputs, measurement: Measurement, evaluated: Batches, progress: StageProgress
+    cell: Cell, inputs: Inputs, measurement: Measurement, batches: Batches, progress: StageProgress
 ) -> tuple[Record, pd.DataFrame, list[Path]]:
     """Check the gates, measure what truncation costs, and write everything down."""
-    settings = cell.settings
-    layers = measurement.layers
-    _write_table(cell, "layers", layers)
+    settings, spectra = cell.settings, measurement.spectra
+    _write_table(cell, "splits", _split_table(inputs))
+    _write_table(cell, "layers", measurement.layers)
     _write_table(cell, "convergence", measurement.convergence)
     if settings.capture.per_head:
         _write_table(cell, "heads", measurement.heads)
 
-    gates = _check_gates(cell, inputs, measurement, progress)
-    _require_trust(settings, gates)
-    surface = _evaluate(settings, inputs, measurement, evaluated, progress)
-    _write_table(cell, "perplexity", surface)
+    gates = check_gates(cell, inputs, spectra, progress)
+    require_trust(settings, gates)
+    allocations = allocate(cell, inputs, spectra, progress)
+    _write_ranks(cell, allocations, measurement)
+    surface = evaluate(settings, inputs, spectra, allocations, batches, progress)
+    _write_table(cell, "perplexity", surface.points)
+    _write_table(cell, "likelihoods", surface.examples)
     with progress.running("figures", "drawing figures"):
-        drawings = _draw(cell, layers, surface)
+        drawings = _draw(cell, measurement, allocations, surface)
 
     device = inputs.model.device
-    spectra = measurement.spectra.values()
     record = Record(
         status=UNTRUSTED if failed(gates) else FINISHED,
         id=cell.id,
         spectrum_id=cell.spectrum_id,
         settings=cell.described_settings(),
-        tokens=min(spectrum.tokens for spectrum in spectra),
-        tokens_per_dim=min(tokens_per_dim(spectrum) for spectrum in spectra),
-        converged=all(is_converged(spectrum) for spectrum in spectra),
-        ner=model_level_ner(layers),
-        perplexity={"baseline": float(surface["perplexity"].iloc[0]), "grid_mean_nd_ppl": grid_mean_nd_ppl(surface)},
+        tokens=min(spectrum.tokens for spectrum in spectra.values()),
+        tokens_per_dim=min(tokens_per_dim(spectrum) for spectrum in spectra.values()),
+        converged=all(is_converged(spectrum) for spectrum in spectra.values()),
+        ner=model_level_ner(measurement.layers),
+        splits=_described_splits(settings, inputs),
+        perplexity=_described_perplexity(surface),
         gates=gates,
         versions=library_versions(),
         git_commit=git_commit(),
         device=describe_device(device),
         seconds=progress.seconds,
         peak_memory_bytes=peak_memory_bytes(device),
-        left_out_rows=inputs.left_out_rows,
-        cut_examples=sum(example.full_length > settings.dataset.max_length for example in inputs.encoded),
     )
     record.write(cell.record_path)
-    return record, surface, [cell.spectrum_folder, *sorted(cell.folder.glob("*.parquet")), *drawings]
+    paths = [cell.spectrum_folder, cell.folder / RANKS_NAME, *sorted(cell.folder.glob("*.parquet")), *drawings]
+    return record, surface.points, [path for path in paths if path.exists()]
 
 
-def _evaluation_batches(settings: Settings, encoded: Sequence[EncodedExample]) -> Batches:
-    evaluation = settings.evaluation
-    if evaluation.max_tokens is not None:
-        encoded = first_tokens(encoded, evaluation.max_tokens, "evaluation.max_tokens")
-    batches = make_batches(encoded, batch_tokens=evaluation.batch_tokens, target=evaluation.target)
-    if not any(batch.targets.any() for batch in batches):
-        raise SettingError("evaluation.target", evaluation.target, "these examples have no such token to predict")
-    return batches
-
-
-def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Processes) -> Measurement | None:
-    """Read the spectrum from disk, where it is computed first if need be: every cell uses the same numbers.
-
-    Returns None in all processes but the first.
-    """
-    skip = cell.settings.capture.skip_first_tokens
-    if all(len(example) <= skip for example in inputs.encoded):
-        raise SettingError("capture.skip_first_tokens", skip, "no example has more tokens than this")
-    cell.require_space(2 * spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
-    if processes.any(is_complete(cell.spectrum_folder)):
-        progress.say(f"using the spectrum in {cell.spectrum_folder}")
-    else:
-        capture = cell.settings.capture
-        stretches = doubling_stretches(inputs.encoded, first_tokens=inputs.geometry.max_kv_dim)
-        batches = [make_batches(stretch, batch_tokens=capture.batch_tokens) for stretch in stretches]
-        description = f"capturing {inputs.geometry.num_layers} layers"
-        with progress.running("capture", description, sum(stretch.token_count for stretch in batches)) as advance:
-            checkpoints = Checkpoints(
-                cell.checkpoint_folder,
-                cell.spectrum_content | {"batch_tokens": capture.batch_tokens},
-                capture.checkpoint_seconds,
-                progress.say,
-            )
-            measurement = measure_batches(
-                inputs.model,
-                inputs.geometry,
-                batches,
-                advance,
-                point=capture.point,
-                skip_first_tokens=capture.skip_first_tokens,
-                precision=cell.settings.spectrum.precision,
-                checkpoints=checkpoints,
-                processes=processes,
-            )
-            if processes.is_first:
-                save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
-                checkpoints.remove()
-    return load_measurement(cell.spectrum_folder) if processes.is_first else None
-
-
-def _check_gates(cell: Cell, inputs: Inputs, measurement: Measurement, progress: StageProgress) -> dict[str, Gate]:
-    capture = cell.settings.capture
-    size = min(GATE_SAMPLE_TOKENS, sum(map(len, inputs.encoded)))
-    sample = make_batches(
-        first_tokens(inputs.encoded, size, "the sample for the gates"), batch_tokens=capture.batch_tokens
+def _split_table(inputs: Inputs) -> pd.DataFrame:
+    parts = {"calibration": inputs.calibration, "evaluation": inputs.evaluation}
+    return pd.concat(
+        [
+            pd.DataFrame({"split": name, "example": part.numbers, "tokens": [len(e) for e in part.encoded]})
+            for name, part in parts.items()
+        ],
+        ignore_index=True,
     )
-    model, geometry, spectra, skip = inputs.model, inputs.geometry, measurement.spectra, capture.skip_first_tokens
-    with progress.running("gates", "checking gates", 5 * size) as advance:
-        unchanged, moved = check_perplexity(model, geometry, spectra, sample, advance, point=capture.point)
+
+
+def _described_splits(settings: Settings, inputs: Inputs) -> dict[str, dict[str, object]]:
+    def described(part: Part, dataset: DatasetSettings, language: str) -> dict[str, object]:
         return {
-            "token_count": check_token_count(spectra, sum(max(0, len(example) - skip) for example in inputs.encoded)),
-            "full_rank": unchanged,
-            "tail_energy": check_tail_energy(
-                model, geometry, spectra, sample, advance, point=capture.point, skip_first_tokens=skip
-            ),
-            "perplexity_moves": moved,
+            "dataset": dataset.name,
+            "language": language,
+            "examples": len(part.encoded),
+            "tokens": sum(map(len, part.encoded)),
+            "cut_examples": part.cut_examples,
+            "left_out_rows": part.left_out_rows,
         }
 
+    other = settings.held_out.dataset
+    calibration = described(inputs.calibration, settings.dataset, settings.language.name)
+    language = settings.held_out.language.name if other else settings.language.name
+    evaluation = described(inputs.evaluation, other or settings.dataset, language)
+    return {
+        "calibration": calibration,
+        "evaluation": evaluation | {"in_sample": inputs.in_sample, "shared_examples": inputs.shared_examples},
+    }
 
-def _require_trust(settings: Settings, gates: Mapping[str, Gate]) -> None:
-    """Fail where a gate failed and the settings do not say to go on."""
-    if failed(gates) and settings.gates == "fail":
-        faults = [
-            f"gate {name}: value {gates[name].value:.3g}, limit {gates[name].limit:.3g}" for name in failed(gates)
-        ]
-        raise GateError("; ".join(faults))
+
+def _described_perplexity(surface: PerplexitySurface) -> dict[str, object]:
+    baseline = surface.points.iloc[0]
+    mean, interval = grid_mean_nd_ppl(surface)
+    return {
+        "baseline": float(baseline["perplexity"]),
+        "baseline_interval": [float(baseline["perplexity_low"]), float(baseline["perplexity_high"])],
+        "grid_mean_nd_ppl": mean,
+        "grid_mean_nd_ppl_interval": None if mean is None else list(interval),
+    }
 
 
-def _recorded_gates(cell: Cell) -> dict[str, Gate]:
-    recorded = json.loads(cell.record_path.read_text(encoding="utf-8"))["gates"]
-    return {name: Gate(gate["passed"], float(gate["value"]), float(gate["limit"])) for name, gate in recorded.items()}
+def _write_ranks(cell: Cell, allocations: list[Allocation], measurement: Measurement) -> None:
+    write_ranks(
+        cell.folder / RANKS_NAME,
+        allocations,
+        kv_dims(measurement.spectra),
+        model=cell.settings.model.name,
+        model_revision=cell.model_revision,
+    )
 
 
 def _write_table(cell: Cell, name: str, table: pd.DataFrame) -> None:
@@ -213,35 +186,20 @@ def _write_table(cell: Cell, name: str, table: pd.DataFrame) -> None:
     temporary.replace(cell.folder / f"{name}.parquet")
 
 
-def _evaluate(
-    settings: Settings,
-    inputs: Inputs,
-    measurement: Measurement,
-    batches: Batches,
-    progress: StageProgress,
-) -> pd.DataFrame:
-    points = grid_points(settings.rank_budget.key_ratios, settings.rank_budget.value_ratios)
-    description = f"perplexity at {len(points)} rank ratios"
-    with progress.running("perplexity", description, len(points) * batches.token_count) as advance:
-        return perplexity_surface(
-            inputs.model,
-            inputs.geometry,
-            measurement.spectra,
-            batches,
-            points,
-            advance,
-            point=settings.capture.point,
-        )
-
-
-def _draw(cell: Cell, layers: pd.DataFrame, surface: pd.DataFrame) -> list[Path]:
+def _draw(
+    cell: Cell, measurement: Measurement, allocations: list[Allocation], surface: PerplexitySurface
+) -> list[Path]:
     settings = cell.settings
     title = f"{settings.model.name} on {settings.dataset.name}, {settings.language.name}"
+    if settings.held_out.dataset:
+        title += f"; evaluated on {settings.held_out.dataset.name}, {settings.held_out.language.name}"
+    drawn = {"layerwise_ner": figures.layerwise_ner(measurement.layers, title)}
+    if settings.rank_budget.name == "grid":
+        drawn["perplexity_heatmap"] = figures.perplexity_heatmap(surface.points, title)
+    elif len(allocations) > 1:
+        drawn["allocation"] = figures.layerwise_ranks(allocations[1:], kv_dims(measurement.spectra), title)
     folder = cell.folder / "figures"
-    paths = figures.save_figure(figures.layerwise_ner(layers, title), folder, "layerwise_ner")
-    if len(surface) > 1:
-        paths += figures.save_figure(figures.perplexity_heatmap(surface, title), folder, "perplexity_heatmap")
-    return paths
+    return [path for name, figure in drawn.items() for path in figures.save_figure(figure, folder, name)]
 
 
 def _write_failure(cell: Cell, stage: str, error: Exception) -> None:

@@ -1,27 +1,78 @@
 """What a cell needs before anything is measured: weights, data, a loaded model, tokens."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore.cell import Cell, prepare_output_root
-from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, select
-from kvcore.data.examples import examples_from_rows
+from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, first_tokens
+from kvcore.data.examples import Example, examples_from_rows
 from kvcore.data.layouts import flatten
 from kvcore.data.sources import Data, find_data, read_rows
+from kvcore.data.splits import Split, split_examples
 from kvcore.model.geometry import Geometry, check_expected, check_family, discover
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
 from kvcore.progress import StageProgress
-from kvcore.schema import DatasetSettings, ModelSettings, SettingError, Settings
+from kvcore.schema import DatasetSettings, EvaluationSettings, ModelSettings, SettingError, Settings
+
+
+class Part(NamedTuple):
+    """Examples that serve one purpose, and their tokens.
+
+    Attributes:
+        split: The examples, and where in their dataset they stand.
+        encoded: Those of them that the limits leave, tokenized.
+        left_out_rows: Rows of the dataset without text in all mapped columns.
+        max_length: Longer examples were cut to this many tokens.
+    """
+
+    split: Split
+    encoded: list[EncodedExample]
+    left_out_rows: int
+    max_length: int
+
+    @property
+    def cut_examples(self) -> int:
+        """Number of examples of which only the beginning is there."""
+        return sum(example.full_length > self.max_length for example in self.encoded)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Place of each tokenized example among the usable examples of its dataset."""
+        return [self.split.numbers[example.number] for example in self.encoded]
 
 
 class Inputs(NamedTuple):
-    """What is measured, on what."""
+    """What is measured, on what.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        geometry: Its key and value projections.
+        calibration: What spectra and ranks are computed from.
+        evaluation: What their cost is measured on.
+        shared_examples: Examples left out of the evaluation for they are among those that calibrate as well.
+    """
 
     model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     geometry: Geometry
-    encoded: list[EncodedExample]
-    left_out_rows: int
+    calibration: Part
+    evaluation: Part
+    shared_examples: int
+
+    @property
+    def in_sample(self) -> bool:
+        """Whether cost is measured on the very examples that calibrate."""
+        return self.evaluation.split is self.calibration.split
+
+
+class Sources(NamedTuple):
+    """Data on this machine: the cell's own, and that of another dataset to evaluate on."""
+
+    dataset: Data
+    held_out: Data | None
 
 
 class ModelLoader:
@@ -79,40 +130,82 @@ def locate_weights(model: ModelSettings) -> Weights:
     )
 
 
-def identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Data]:
+def identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Sources]:
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
     with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
-        dataset, model = settings.dataset, settings.model
-        data = locate_data(dataset)
+        held_out = settings.held_out.dataset
+        sources = Sources(locate_data(settings.dataset), locate_data(held_out) if held_out else None)
         prepare_output_root(settings.output_root)
-        weights = locate_weights(model)
+        weights = locate_weights(settings.model)
         config = read_config(weights)
         check_family(config)
-        context = min(config.max_position_embeddings, model.context or config.max_position_embeddings)
-        if dataset.max_length > context:
-            allowed = f"the context of model {model.name} is {context} tokens"
-            raise SettingError("dataset.max_length", dataset.max_length, allowed)
-        return Cell(settings, weights.revision, data.revision()), weights, data
+        context = min(config.max_position_embeddings, settings.model.context or config.max_position_embeddings)
+        for name, dataset in (("dataset", settings.dataset), ("held_out.dataset", held_out)):
+            if dataset and dataset.max_length > context:
+                allowed = f"the context of model {settings.model.name} is {context} tokens"
+                raise SettingError(f"{name}.max_length", dataset.max_length, allowed)
+        cell = Cell(
+            settings,
+            weights.revision,
+            sources.dataset.revision(),
+            held_out_revision=sources.held_out.revision() if sources.held_out else None,
+        )
+        return cell, weights, sources
 
 
 def load_inputs(
-    settings: Settings, weights: Weights, data: Data, loader: ModelLoader, progress: StageProgress
+    settings: Settings, weights: Weights, sources: Sources, loader: ModelLoader, progress: StageProgress
 ) -> Inputs:
     """Load the model, and read and tokenize the data."""
-    model_settings, dataset = settings.model, settings.dataset
-    with progress.running("load", f"loading {model_settings.name}"):
-        model, tokenizer = loader.load(weights, model_settings)
+    with progress.running("load", f"loading {settings.model.name}"):
+        model, tokenizer = loader.load(weights, settings.model)
         geometry = discover(model)
-        check_expected(geometry, **dict(model_settings.expected))
-    with progress.running("read", f"reading {dataset.name}"):
-        rows = flatten(read_rows(data), dataset.layout, settings.language.name)
-        examples = examples_from_rows(rows, prompt_template=dataset.prompt, **dataset.columns.model_dump())
-        encoded = encode(
-            select(examples, max_examples=dataset.max_examples, seed=settings.seed),
-            tokenizer,
-            template=model_settings.template,
-            max_length=dataset.max_length,
-            max_tokens=dataset.max_tokens,
-        )
-        check_vocabulary(encoded, model.config.vocab_size)
-    return Inputs(model, geometry, encoded, len(rows) - len(examples))
+        check_expected(geometry, **dict(settings.model.expected))
+    with progress.running("read", f"reading {settings.dataset.name}"):
+        calibration, evaluation, shared_examples = _read(settings, sources, tokenizer)
+        check_vocabulary([*calibration.encoded, *evaluation.encoded], model.config.vocab_size)
+    return Inputs(model, tokenizer, geometry, calibration, evaluation, shared_examples)
+
+
+def _read(settings: Settings, sources: Sources, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, Part, int]:
+    """Return what calibrates, what is evaluated on, and how many examples of the latter were in both."""
+    dataset, wanted = settings.dataset, settings.evaluation
+    tokenized = partial(encode, tokenizer=tokenizer, template=settings.model.template)
+    examples, left_out_rows = _read_examples(sources.dataset, dataset, settings.language.name)
+    pool, evaluation = split_examples(examples, share=wanted.share, seed=settings.seed)
+    calibration = pool.first(dataset.max_examples, "dataset.max_examples")
+    encoded = tokenized(calibration.examples, max_length=dataset.max_length, max_tokens=dataset.max_tokens)
+    calibrating = Part(calibration, encoded, left_out_rows, dataset.max_length)
+    if settings.held_out.dataset and sources.held_out:
+        dataset = settings.held_out.dataset
+        examples, left_out_rows = _read_examples(sources.held_out, dataset, settings.held_out.language.name)
+        everything, held_out = split_examples(examples, share=wanted.share, seed=settings.seed)
+        evaluation = held_out if wanted.share else everything
+    elif not wanted.share:
+        return calibrating, _limited(calibrating, wanted), 0
+
+    apart = evaluation.without(calibration.examples)
+    if not apart.examples:
+        raise SettingError("evaluation.share", wanted.share, "every example to evaluate on is one of the calibration")
+    chosen = apart.first(wanted.max_examples, "evaluation.max_examples")
+    encoded = tokenized(chosen.examples, max_length=dataset.max_length)
+    evaluating = Part(chosen, encoded, left_out_rows, dataset.max_length)
+    return calibrating, _limited(evaluating, wanted), len(evaluation.examples) - len(apart.examples)
+
+
+def _limited(part: Part, wanted: EvaluationSettings) -> Part:
+    """Leave as many examples and tokens as are to be evaluated on."""
+    if wanted.max_examples is not None and wanted.max_examples > len(part.encoded):
+        allowed = f"this split of the dataset has {len(part.encoded)}"
+        raise SettingError("evaluation.max_examples", wanted.max_examples, allowed)
+    encoded = part.encoded[: wanted.max_examples]
+    if wanted.max_tokens is not None:
+        encoded = first_tokens(encoded, wanted.max_tokens, "evaluation.max_tokens")
+    return part._replace(encoded=encoded)
+
+
+def _read_examples(data: Data, dataset: DatasetSettings, language: str) -> tuple[list[Example], int]:
+    """Return the usable examples, and how many rows are not."""
+    rows = flatten(read_rows(data), dataset.layout, language)
+    examples = examples_from_rows(rows, prompt_template=dataset.prompt, **dataset.columns.model_dump())
+    return examples, len(rows) - len(examples)

@@ -116,6 +116,7 @@ def tiny_overrides(folder: Path, data: Path, outputs: Path) -> list[str]:
         f"dataset.path={data}",
         "dataset.columns.text=text",
         "dataset.max_length=256",
+        "evaluation.share=0",
         "rank_budget.key_ratios=[1.0,0.5]",
         "rank_budget.value_ratios=[1.0,0.25]",
         f"output_root={outputs}",

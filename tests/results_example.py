@@ -16,6 +16,7 @@ def example_record() -> Record:
         tokens_per_dim=6.25,
         converged=False,
         ner={"key": 0.25, "value": 0.5},
+        splits={"evaluation": {"tokens": 20}},
         perplexity={"baseline": 12.5, "grid_mean_nd_ppl": math.inf},
         gates={"token_count": Gate(passed=True, value=0, limit=0)},
         versions={"python": "3"},
@@ -23,6 +24,4 @@ def example_record() -> Record:
         device="cpu",
         seconds={"capture": 1.5},
         peak_memory_bytes=7,
-        left_out_rows=0,
-        cut_examples=0,
     )

@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "kvcore"
 # Each imports only from those before it, and from itself.
 ORDER = [
     "schema", "cell", "remote", "processes", "model", "data", "capture", "spectrum", "compression", "evaluation",
-    "results", "progress", "preparation", "pipeline", "prefetch", "command_line",
+    "results", "progress", "preparation", "stages", "pipeline", "prefetch", "command_line",
 ]  # fmt: skip
 SOURCES = sorted(path for folder in ("kvcore", "experiments") for path in (REPOSITORY / folder).rglob("*.py"))
 

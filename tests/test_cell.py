@@ -1,5 +1,6 @@
 """Identity: all and only the settings that change the numbers."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -38,11 +39,29 @@ def test_identity_is_the_hash_of_canonical_json() -> None:
         "dataset.columns.text=output",
         "capture.point=rotary",
         "capture.skip_first_tokens=1",
+        "evaluation.share=0.3",
     ],
 )
 def test_what_changes_a_spectrum_changes_both_identities(override: str) -> None:
     assert cell(override).spectrum_id != cell().spectrum_id
     assert cell(override).id != cell().id
+
+
+def test_content_changes_identity_of_the_cell() -> None:
+    other = cell("dataset@held_out.dataset=pocket_code")
+    for changed in (dataclasses.replace(other, held_out_revision="h"), dataclasses.replace(other, ranks_revision="r")):
+        assert changed.id != other.id
+        assert changed.spectrum_id == other.spectrum_id
+
+
+def test_what_is_allocated_with_is_part_of_the_identity() -> None:
+    for option in ("waterfill", "importance", "sensitivity", "energy", "uniform"):
+        plain = cell(f"rank_budget={option}")
+        assert cell(f"rank_budget={option}", "rank_budget.budgets=[0.25,0.5,0.375,0.75]").id == plain.id
+        assert cell(f"rank_budget={option}", "rank_budget.budgets=[0.5]").id != plain.id
+    assert cell("rank_budget=waterfill", "rank_budget.floor=0.1").id != cell("rank_budget=waterfill").id
+    where = [cell("rank_budget=file", f"rank_budget.path={path}").id for path in ("a", "b")]
+    assert where[0] == where[1]  # the content counts
 
 
 def test_content_changes_both_identities() -> None:
@@ -58,6 +77,9 @@ def test_content_changes_both_identities() -> None:
         "rank_budget.key_ratios=[0.5]",
         "evaluation.target=response",
         "evaluation.max_tokens=50",
+        "evaluation.max_examples=5",
+        "rank_budget=uniform",
+        "dataset@held_out.dataset=pocket_code",
         "capture.per_head=true",
     ],
 )
@@ -76,6 +98,7 @@ def test_what_changes_only_the_evaluation_shares_the_spectrum(override: str) -> 
         "dataset.name=alias",
         "capture.batch_tokens=7",
         "evaluation.batch_tokens=7",
+        "language@held_out.language=english",
         "rank_budget.key_ratios=[0.2,0.4,0.6,0.8,1.0]",
     ],
 )

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hand_written
@@ -20,8 +21,9 @@ from kvcore.data import sources
 from kvcore.evaluation.gates import Gate
 from kvcore.model.loading import Weights
 from kvcore.pipeline import run_cell
-from kvcore.schema import GateError, SettingError, Settings, UserError
+from kvcore.schema import GateError, NoRankBudget, SettingError, Settings, UserError
 from kvcore.spectrum.metrics import normalized_effective_rank
+from kvcore.stages import checking, evaluating, measuring
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -32,9 +34,9 @@ def record_of(path: Path) -> dict[str, Any]:
 def numbers(path: Path) -> list[Any]:
     """Everything in a cell's folder that must not depend on how the cell came to its end."""
     record = record_of(path)
-    names = ("layers", "convergence", "perplexity")
-    tables = [pd.read_parquet(path.parent / f"{name}.parquet").to_dict() for name in names]
-    return [record["ner"], record["perplexity"], record["tokens"], *tables]
+    names = ("splits", "layers", "convergence", "perplexity", "likelihoods")
+    tables = [pd.read_parquet(path.parent / f"{name}.parquet").fillna(-1).to_dict() for name in names]
+    return [record["ner"], record["perplexity"], record["splits"], record["tokens"], *tables]
 
 
 def test_a_cell_leaves_what_was_promised(
@@ -45,7 +47,8 @@ def test_a_cell_leaves_what_was_promised(
     root = Path(tiny_settings.output_root)
     assert path == root / "runs" / "tiny" / "local-english" / record["id"] / "record.json"
     assert {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} == {
-        "settings.yaml", "layers.parquet", "convergence.parquet", "perplexity.parquet", "record.json",
+        "settings.yaml", "splits.parquet", "layers.parquet", "convergence.parquet", "ranks.json",
+        "perplexity.parquet", "likelihoods.parquet", "record.json",
         "figures/layerwise_ner.png", "figures/layerwise_ner.pdf",
         "figures/perplexity_heatmap.png", "figures/perplexity_heatmap.pdf",
     }  # fmt: skip
@@ -80,9 +83,12 @@ def test_a_cell_leaves_what_was_promised(
     convergence = pd.read_parquet(folder / "convergence.parquet")
     assert list(convergence.columns) == ["layer", "kind", "tokens", "ner"]
     surface = pd.read_parquet(folder / "perplexity.parquet")
-    assert list(surface.columns) == (
-        ["key_ratio", "value_ratio", "tokens", "nll", "perplexity", "bits_per_byte", "nd_ppl", "delta_nll"]
-    )
+    assert list(surface.columns) == [
+        "point", "strategy", "asked", "key_ratio", "value_ratio", "budget",
+        "kept_keys", "kept_values", "cost_ratio", "basis_numbers", "break_even_tokens",
+        "tokens", "nll", "perplexity", "perplexity_low", "perplexity_high", "bits_per_byte",
+        "nd_ppl", "nd_ppl_low", "nd_ppl_high", "delta_nll", "delta_nll_low", "delta_nll_high",
+    ]  # fmt: skip
     assert list(zip(surface["key_ratio"], surface["value_ratio"], strict=True)) == [
         (1, 1),
         (1, 0.25),
@@ -115,7 +121,7 @@ def test_the_spectrum_is_shared_by_other_budgets(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = record_of(run_cell(tiny_settings))
-    monkeypatch.setattr(pipeline, "measure_batches", lambda *_, **__: pytest.fail("captured again"))
+    monkeypatch.setattr(measuring, "measure_batches", lambda *_, **__: pytest.fail("captured again"))
     other = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "rank_budget.key_ratios=[0.75]")
     second = record_of(run_cell(other))
     assert second["spectrum_id"] == first["spectrum_id"]
@@ -129,15 +135,9 @@ def test_no_rank_budget_measures_the_untruncated_model(
 ) -> None:
     full = record_of(run_cell(tiny_settings))
     settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs")
-    settings = settings.model_copy(
-        update={
-            "rank_budget": settings.rank_budget.model_copy(
-                update={"name": "none", "key_ratios": (), "value_ratios": ()}
-            )
-        }
-    )
-    path = run_cell(settings)
-    assert record_of(path)["perplexity"] == {"baseline": full["perplexity"]["baseline"], "grid_mean_nd_ppl": None}
+    path = run_cell(settings.model_copy(update={"rank_budget": NoRankBudget(name="none")}))
+    expected = full["perplexity"] | {"grid_mean_nd_ppl": None, "grid_mean_nd_ppl_interval": None}
+    assert record_of(path)["perplexity"] == expected
     assert len(pd.read_parquet(path.parent / "perplexity.parquet")) == 1
     assert {file.name for file in (path.parent / "figures").iterdir()} == {"layerwise_ner.png", "layerwise_ner.pdf"}
     assert len(record_of(path)["gates"]) == 4
@@ -159,9 +159,22 @@ def test_how_a_cell_is_run_does_not_change_its_numbers(
     assert (surfaces[0]["perplexity"] / surfaces[1]["perplexity"] - 1).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("stage", ["measure_batches", "check_perplexity", "perplexity_surface", "_draw"])
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [
+        (measuring, "measure_batches"),
+        (checking, "check_perplexity"),
+        (evaluating, "perplexity_surface"),
+        (pipeline, "_draw"),
+    ],
+)
 def test_an_interrupted_cell_is_unfinished_and_completes(
-    tiny_settings: Settings, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tiny_settings: Settings,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: ModuleType,
+    stage: str,
 ) -> None:
     undisturbed = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "undisturbed")
 
@@ -169,7 +182,7 @@ def test_an_interrupted_cell_is_unfinished_and_completes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, stage, interrupt)
+        patched.setattr(where, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_cell(tiny_settings)
     (settings_file,) = (tmp_path / "outputs" / "runs").rglob("settings.yaml")
@@ -185,7 +198,7 @@ def test_a_failed_cell_leaves_word_and_can_be_run_again(
         raise ZeroDivisionError("by nothing")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "perplexity_surface", fail)
+        patched.setattr(evaluating, "perplexity_surface", fail)
         with pytest.raises(ZeroDivisionError):
             run_cell(tiny_settings)
     (failure_file,) = Path(tiny_settings.output_root).rglob("failure.json")
@@ -202,7 +215,7 @@ def test_a_failed_cell_leaves_word_and_can_be_run_again(
 def test_a_failed_gate_fails_the_cell_unless_told_to_warn(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "check_token_count", lambda *_, **__: Gate(passed=False, value=3, limit=0))
+    monkeypatch.setattr(checking, "check_token_count", lambda *_, **__: Gate(passed=False, value=3, limit=0))
     with pytest.raises(GateError, match="gate token_count: value 3, limit 0"):
         run_cell(tiny_settings)
     assert not list(Path(tiny_settings.output_root).rglob("record.json"))
@@ -289,20 +302,20 @@ def test_a_cell_at_another_point_without_attention_sinks(
 def test_rows_left_out_are_counted(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"text": "Rain and more rain."}\n{"text": null}\n{"text": " "}\n')
     path = run_cell(tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs"))
-    assert record_of(path)["left_out_rows"] == 2
+    assert record_of(path)["splits"]["calibration"]["left_out_rows"] == 2
 
 
 def test_examples_longer_than_the_limit_are_cut_and_counted(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
-    assert record_of(run_cell(tiny_settings))["cut_examples"] == 0
+    assert record_of(run_cell(tiny_settings))["splits"]["calibration"]["cut_examples"] == 0
     screen = io.StringIO()
     settings = tiny_cell(tiny_folder, tmp_path / "data.jsonl", tmp_path / "outputs", "dataset.max_length=30")
     record = record_of(run_cell(settings, console=Console(file=screen, width=200)))
     longer = [text for text in TEXTS if len(text.encode()) > 30]
-    assert record["cut_examples"] == len(longer)
+    assert record["splits"]["calibration"]["cut_examples"] == len(longer)
     assert record["tokens"] == sum(min(len(text.encode()), 30) for text in TEXTS)
-    assert f"{len(longer)} examples were cut to dataset.max_length = 30 tokens" in screen.getvalue()
+    assert f"calibration: {len(longer)} examples were cut to max_length" in screen.getvalue()
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -355,7 +368,7 @@ def test_kept_work_outlives_a_spectrum_that_cannot_be_written(
         raise UserError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "save_measurement", fail)
+        patched.setattr(measuring, "save_measurement", fail)
         with pytest.raises(UserError, match="the disk is full"):
             run_cell(settings)
     (kept,) = (tmp_path / "outputs" / "spectra").glob("*.unfinished")

@@ -77,6 +77,8 @@ def test_ratios_outside_are_refused(ratio: Any) -> None:
         ("capture__point", "output"),
         ("evaluation__target", "prompt"),
         ("evaluation__max_tokens", 1),
+        ("evaluation__share", 1.0),
+        ("evaluation__share", -0.1),
         ("model__dtype", "int8"),
         ("model__device", "tpu"),
         ("model__template", "alpaca"),
@@ -97,9 +99,23 @@ def test_rules_over_several_settings() -> None:
     assert faults(rank_budget__key_ratios=[0.5, 0.5]) == [
         "rank_budget.key_ratios = [0.5, 0.5]: each ratio may occur once"
     ]
-    assert faults(rank_budget__value_ratios=[]) == ["rank_budget.value_ratios = []: a grid needs at least one ratio"]
+    assert faults(rank_budget__value_ratios=[]) == ["rank_budget.value_ratios = []: at least one ratio is needed"]
     assert faults("rank_budget=none", rank_budget__key_ratios=[0.5]) == [
-        "rank_budget.key_ratios = [0.5]: rank_budget none has no ratios"
+        "rank_budget.key_ratios is no setting of rank_budget none: known: name"
+    ]
+    assert faults(rank_budget={"name": "gridd"}) == ["rank_budget.name = 'gridd': did you mean grid?"]
+    assert faults(rank_budget={"name": "waterfill", "budgets": [0.5, 0.5], "floor": 1.0, "kind": "pooled"}) == [
+        "rank_budget.budgets = [0.5, 0.5]: each ratio may occur once",
+        "rank_budget.floor = 1.0: input should be less than 1",
+    ]
+    for energy in ({}, {"shares": [0.9], "budgets": [0.5]}):
+        (fault,) = faults(rank_budget={"name": "energy", **energy})
+        assert fault.endswith("give either shares or budgets")
+    assert faults("dataset@held_out.dataset=pocket_code", held_out__dataset__max_tokens=5) == [
+        "held_out.dataset.max_tokens = 5: set evaluation.max_tokens instead"
+    ]
+    assert faults("dataset@held_out.dataset=pocket_code", "language@held_out.language=german") == [
+        "held_out.language.name = 'german': dataset pocket_code has english"
     ]
     assert faults(model__sha256=None) == ["model.source = 'packaged': needs model.parts and model.sha256"]
     assert faults(model__path="/models/mine") == ["model.path = '/models/mine': goes with model=folder"]

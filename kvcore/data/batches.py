@@ -25,7 +25,7 @@ class Batch:
         mask: (batch, length) bool, true for real tokens.
         targets: (batch, length) bool, true for tokens whose prediction is scored; never the first of an example.
         token_count: Number of real tokens.
-        target_bytes: UTF-8 bytes of the text of the targets.
+        target_bytes: For each example, UTF-8 bytes of the text of its targets.
         examples: Index of each example among those that were batched.
     """
 
@@ -33,7 +33,7 @@ class Batch:
     mask: Tensor
     targets: Tensor
     token_count: int
-    target_bytes: int
+    target_bytes: tuple[int, ...]
     examples: tuple[int, ...]
 
 
@@ -127,6 +127,6 @@ def _collate(numbered: Mapping[int, EncodedExample], target: str) -> Batch:
         mask=mask,
         targets=targets,
         token_count=sum(len(example) for example in examples),
-        target_bytes=sum(example.target_bytes(target) for example in examples),
+        target_bytes=tuple(example.target_bytes(target) for example in examples),
         examples=tuple(numbered),
     )

@@ -1,6 +1,5 @@
 """From examples to tokens: rendering, tokenization, and exactly as many tokens as asked for."""
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ class EncodedExample:
         tokens: (length,) int32 token ids, special tokens included.
         byte_starts: (length,) where each token's text begins in the UTF-8 bytes of the example.
         byte_ends: (length,) where it ends.
+        number: Place of the example among those that were tokenized.
         response_start: Index of the first token that carries a character of the response.
         full_length: Number of tokens before any cut.
     """
@@ -29,6 +29,7 @@ class EncodedExample:
     tokens: Tensor
     byte_starts: Tensor
     byte_ends: Tensor
+    number: int
     response_start: int
     full_length: int
 
@@ -58,19 +59,6 @@ class EncodedExample:
         if first >= len(self):
             return 0
         return int(self.byte_ends[first:].max() - self.byte_starts[first])
-
-
-def select(examples: Sequence[Example], *, max_examples: int | None, seed: int) -> list[Example]:
-    """Return the examples in an order drawn by the seed, at most `max_examples` of them.
-
-    Raises:
-        SettingError: More examples are asked for than exist.
-    """
-    if max_examples is not None and max_examples > len(examples):
-        raise SettingError("dataset.max_examples", max_examples, f"the dataset has {len(examples)}")
-    order = list(range(len(examples)))
-    random.Random(seed).shuffle(order)  # noqa: S311 - a reproducible draw, not a secret
-    return [examples[index] for index in order[:max_examples]]
 
 
 def encode(
@@ -157,10 +145,9 @@ def _encode_all(
             return_attention_mask=False,
             verbose=False,
         )
-        for (prompt, response), tokens, offsets in zip(
-            rendered, batch["input_ids"], batch["offset_mapping"], strict=True
-        ):
-            yield _encoded(prompt, response, tokens, offsets)
+        encodings = zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True)
+        for number, ((prompt, response), tokens, offsets) in enumerate(encodings, start):
+            yield _encoded(number, prompt, response, tokens, offsets)
 
 
 def _render(example: Example, tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str]:
@@ -187,13 +174,16 @@ def _render(example: Example, tokenizer: PreTrainedTokenizerBase, template: str)
     return prompt, text[len(prompt) :]
 
 
-def _encoded(prompt: str, response: str, tokens: Sequence[int], offsets: Sequence[tuple[int, int]]) -> EncodedExample:
+def _encoded(
+    number: int, prompt: str, response: str, tokens: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> EncodedExample:
     text = prompt + response
     bytes_before = [0]
     for character in text:
         bytes_before.append(bytes_before[-1] + len(character.encode("utf-8", "surrogatepass")))
     response_start = next((index for index, (_, end) in enumerate(offsets) if end > len(prompt)), len(tokens))
     return EncodedExample(
+        number=number,
         tokens=torch.tensor(tokens, dtype=torch.int32),
         byte_starts=torch.tensor([bytes_before[start] for start, _ in offsets], dtype=torch.int32),
         byte_ends=torch.tensor([bytes_before[end] for _, end in offsets], dtype=torch.int32),

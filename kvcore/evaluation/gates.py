@@ -13,7 +13,7 @@ from kvcore.capture import capture, wanted_tokens
 from kvcore.compression.allocation import Ranks, rank_at_ratio
 from kvcore.compression.truncation import project, truncated
 from kvcore.data.batches import Advance, Batch, unobserved
-from kvcore.evaluation.perplexity import sum_likelihood
+from kvcore.evaluation.perplexity import measure_likelihoods
 from kvcore.model.geometry import KINDS, Geometry, LayerKind
 from kvcore.model.taps import Point, reached_by_projection
 from kvcore.spectrum.tables import Spectra
@@ -70,7 +70,7 @@ def check_perplexity(
 
     def mean_nll(ranks: Ranks) -> float:
         with truncated(geometry, spectra, ranks, point=point):
-            return sum_likelihood(model, sample, advance).mean_nll
+            return measure_likelihoods(model, sample, advance).mean_nll
 
     baseline = mean_nll({})
     unchanged = abs(mean_nll({place: spectrum.kv_dim for place, spectrum in spectra.items()}) - baseline)

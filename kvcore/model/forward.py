@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+_LOGITS_AT_ONCE = 1 << 24
+
 
 @contextmanager
 def inference(model: PreTrainedModel) -> Iterator[None]:
@@ -38,6 +40,11 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tenso
     )
     states: Tensor = output.last_hidden_state
     return states
+
+
+def positions_at_once(model: PreTrainedModel) -> int:
+    """Return for how many positions logits may exist together: 64 MB of them in float32, whatever the vocabulary."""
+    return max(1, _LOGITS_AT_ONCE // int(model.config.vocab_size))
 
 
 def logits(model: PreTrainedModel, states: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ class Geometry:
         return self.projections[-1].place.layer + 1
 
     @property
+    def kv_dims(self) -> dict[LayerKind, int]:
+        """kv_dim by layer and kind."""
+        return {projection.place: projection.kv_dim for projection in self}
+
+    @property
     def max_kv_dim(self) -> int:
         """The largest kv_dim of any layer and kind."""
         return max(projection.kv_dim for projection in self)

@@ -12,7 +12,7 @@ from kvcore.schema import SettingError, UserError
 
 CELL_COLUMNS = [
     "model", "dataset", "language", "ner_key", "ner_value", "tokens", "tokens_per_dim", "converged",
-    "perplexity", "grid_mean_nd_ppl", "status", "id", "path",
+    "perplexity", "grid_mean_nd_ppl", "status", "id", "spectrum_id", "path",
 ]  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def ner_table(cells: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: Two cells belong in one field.
     """
+    cells = cells.drop_duplicates(["model", "dataset", "language", "spectrum_id"])
     twice = cells[cells.duplicated(["model", "dataset", "language"], keep=False)]
     if len(twice):
         raise UserError("these cells belong in one field of the table:\n" + "\n".join(twice["path"]))
@@ -74,6 +75,6 @@ def _row(path: Path) -> dict[str, Any]:
             "perplexity": record["perplexity"]["baseline"],
             "grid_mean_nd_ppl": record["perplexity"]["grid_mean_nd_ppl"],
             "path": str(path),
-        } | {name: record[name] for name in ("tokens", "tokens_per_dim", "converged", "status", "id")}
+        } | {name: record[name] for name in ("tokens", "tokens_per_dim", "converged", "status", "id", "spectrum_id")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be used ({type(error).__name__}: {error})") from error

@@ -1,7 +1,7 @@
 """Figures of one cell."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +9,8 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from kvcore.compression.allocation import Allocation, KvDims
 
 COLUMN_WIDTH = 3.5  # inches: one column of a two-column page
 FORMATS = ("png", "pdf")
@@ -59,6 +61,42 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def layerwise_ranks(allocations: Sequence[Allocation], kv_dims: KvDims, title: str) -> Figure:
+    """Draw the share of its dimensions that each layer keeps under each allocation, keys above values.
+
+    Args:
+        allocations: What to draw.
+        kv_dims: kv_dim by layer and kind.
+        title: What was measured on what.
+    """
+    rows = [
+        {"layer": place.layer, "kind": f"{place.kind}s", "kept": rank / kv_dims[place], "budget": allocation.asked}
+        for allocation in allocations
+        for place, rank in allocation.ranks.items()
+    ]
+    table = pd.DataFrame(rows)
+    with _style():
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.6), layout="constrained")
+        figure.suptitle(title)
+        upper, lower = figure.subplots(2, sharex=True, sharey=True)
+        palette = seaborn.color_palette("viridis", len(allocations))
+        for axes, kind in ((upper, "keys"), (lower, "values")):
+            part = table[table["kind"] == kind]
+            seaborn.lineplot(
+                part,
+                x="layer",
+                y="kept",
+                hue="budget",
+                palette=palette,
+                drawstyle="steps-mid",
+                ax=axes,
+                legend=axes is upper,
+            )
+            axes.set(xlabel="layer", ylabel=f"rank / kv_dim of {kind}", ylim=(0, 1.05))
+        upper.legend(title=None, fontsize=6)
+    return figure
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and as vector graphics and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +109,14 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 @contextmanager
 def _drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Draw with the house fonts, whatever the user's own settings of matplotlib are."""
-    with matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8}):
+    with _style():
         figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
         figure.suptitle(title)
         yield figure, figure.add_subplot()
+
+
+def _style() -> AbstractContextManager[None]:
+    return matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8})
 
 
 def _short(perplexity: float) -> str:

@@ -17,7 +17,7 @@ import torch
 from kvcore.cell import write_atomically
 from kvcore.evaluation.gates import Gate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FINISHED = "finished"
 UNTRUSTED = "untrusted"
 _LIBRARIES = ("kvcore", "torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "safetensors")
@@ -37,15 +37,18 @@ class Record:
         tokens_per_dim: `tokens` over the largest kv_dim.
         converged: Whether every spectrum saw enough tokens.
         ner: Plain mean over layers of the normalized effective rank of `key` and of `value`.
-        perplexity: `baseline` of the untruncated model, `grid_mean_nd_ppl` over the grid without (1, 1).
+        splits: For `calibration` and `evaluation`: dataset, language, examples, tokens, cut_examples (longer than
+            `dataset.max_length`, of which only the beginning was used) and left_out_rows (without text in all mapped
+            columns). For `evaluation` also in_sample (it is the calibration) and shared_examples (left out, for they
+            are among those that calibrate).
+        perplexity: `baseline` of the untruncated model, `grid_mean_nd_ppl` over the grid without (1, 1), each with
+            the ends of its 95 % bootstrap interval over examples.
         gates: By name: passed, value, limit.
         versions: Of Python and the libraries that make the numbers.
         git_commit: Of the checkout the package runs from, if it is one; `-dirty` if it was changed.
         device: What the model ran on.
         seconds: Wall time by stage.
         peak_memory_bytes: Of the GPU if there is one, else of the process.
-        left_out_rows: Rows of the data without text in all mapped columns.
-        cut_examples: Examples longer than `dataset.max_length`, of which only the beginning was used.
     """
 
     status: str
@@ -56,13 +59,12 @@ class Record:
     tokens_per_dim: float
     converged: bool
     ner: Mapping[str, float]
-    perplexity: Mapping[str, float | None]
+    splits: Mapping[str, Mapping[str, Any]]
+    perplexity: Mapping[str, Any]
     gates: Mapping[str, Gate]
     device: str
     seconds: Mapping[str, float]
     peak_memory_bytes: int
-    left_out_rows: int
-    cut_examples: int
     versions: Mapping[str, str]
     git_commit: str | None
     schema_version: int = SCHEMA_VERSION

@@ -1,5 +1,6 @@
 """What a person sees at the end of a cell."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -15,17 +16,17 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     """Print the normalized effective ranks, the perplexity surface, the gates and what was written."""
     settings = record.settings
     console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
-    if record.left_out_rows:
-        console.print(f"{record.left_out_rows} rows without text in all mapped columns were left out")
-    if record.cut_examples:
-        limit = settings["dataset"]["max_length"]
-        console.print(f"{record.cut_examples} examples were cut to dataset.max_length = {limit} tokens")
+    for line in _notes_on_data(record):
+        console.print(line)
     if record.status == UNTRUSTED:
         console.print("A GATE FAILED: these numbers cannot be trusted")
     console.print(_ner_table(record))
-    if len(surface) > 1:
+    if settings["rank_budget"]["name"] == "grid":
         console.print("perplexity by rank ratio (down: keys, across: values)")
         console.print(_surface_table(surface))
+    elif len(surface) > 1:
+        console.print("cost by budget (kept: share of the full cache; delta NLL in nats per token, 95 % interval)")
+        console.print(_cost_table(surface))
     console.print("gates")
     console.print(_gate_table(record))
     for path in paths:
@@ -85,6 +86,35 @@ def _surface_table(surface: pd.DataFrame) -> Table:
     for key_ratio in sorted(surface["key_ratio"].unique(), reverse=True):
         row = (perplexity.get((key_ratio, value_ratio)) for value_ratio in value_ratios)
         table.add_row(f"{key_ratio:g}", *("-" if value is None else f"{value:.5g}" for value in row))
+    return table
+
+
+def _notes_on_data(record: Record) -> list[str]:
+    """Say what was evaluated on, and what of the data was not used."""
+    evaluation = record.splits["evaluation"]
+    data = f"{evaluation['examples']} examples, {evaluation['tokens']:,} tokens of {evaluation['dataset']}"
+    kind = "the same examples: in sample" if evaluation["in_sample"] else "held out"
+    notes = [f"cost measured on {data}, {evaluation['language']} ({kind})"]
+    for name, split in record.splits.items():
+        if split["left_out_rows"]:
+            notes.append(f"{name}: {split['left_out_rows']} rows without text in all mapped columns were left out")
+        if split["cut_examples"]:
+            notes.append(f"{name}: {split['cut_examples']} examples were cut to max_length")
+    if evaluation["shared_examples"]:
+        notes.append(f"evaluation: {evaluation['shared_examples']} examples that also calibrate were left out")
+    return notes
+
+
+def _cost_table(surface: pd.DataFrame) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("budget")
+    for heading in ("kept", "keys", "values", "break-even tokens", "perplexity", "delta NLL", "from", "to"):
+        table.add_column(heading, justify="right")
+    for _, row in surface.iterrows():
+        kept = [f"{row[name]:.3f}" for name in ("cost_ratio", "kept_keys", "kept_values")]
+        even = f"{row['break_even_tokens']:,.0f}" if math.isfinite(row["break_even_tokens"]) else "-"
+        costs = [f"{row[name]:.4f}" for name in ("delta_nll", "delta_nll_low", "delta_nll_high")]
+        table.add_row(str(row["asked"]), *kept, even, f"{row['perplexity']:.4f}", *costs)
     return table
 
 

@@ -2,26 +2,50 @@
 
 from kvcore.schema.dataset import ColumnSettings, DatasetSettings, LanguageSettings
 from kvcore.schema.errors import GateError, SettingError, SettingsError, UserError, first_line, nearest
+from kvcore.schema.judge import JudgeSettings, NoJudge, OpenAIJudge, TransformersJudge
 from kvcore.schema.model import ExpectedGeometry, ModelSettings, WeightsPart
 from kvcore.schema.parsing import parse_settings, setting_names
-from kvcore.schema.rank_budget import RankBudgetSettings
-from kvcore.schema.settings import CaptureSettings, EvaluationSettings, Settings, SpectrumSettings
+from kvcore.schema.rank_budget import (
+    EnergyRankBudget,
+    FileRankBudget,
+    GridRankBudget,
+    ImportanceRankBudget,
+    NoRankBudget,
+    RankBudgetSettings,
+    SensitivityRankBudget,
+    UniformRankBudget,
+    WaterfillRankBudget,
+)
+from kvcore.schema.settings import CaptureSettings, EvaluationSettings, HeldOutSettings, Settings, SpectrumSettings
 
 __all__ = [
     "CaptureSettings",
     "ColumnSettings",
     "DatasetSettings",
+    "EnergyRankBudget",
     "EvaluationSettings",
     "ExpectedGeometry",
+    "FileRankBudget",
     "GateError",
+    "GridRankBudget",
+    "HeldOutSettings",
+    "ImportanceRankBudget",
+    "JudgeSettings",
     "LanguageSettings",
     "ModelSettings",
+    "NoJudge",
+    "NoRankBudget",
+    "OpenAIJudge",
     "RankBudgetSettings",
+    "SensitivityRankBudget",
     "SettingError",
     "Settings",
     "SettingsError",
     "SpectrumSettings",
+    "TransformersJudge",
+    "UniformRankBudget",
     "UserError",
+    "WaterfillRankBudget",
     "WeightsPart",
     "first_line",
     "nearest",

@@ -1,13 +1,15 @@
 """Checking plain values as a whole, with every fault named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from kvcore.schema.errors import SettingError, SettingsError, nearest
 from kvcore.schema.settings import Settings
+
+_OF_THE_DATA = ("dataset", "language")
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
@@ -30,14 +32,27 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings and groups of settings."""
-    names = []
+    """Return the dotted names of all settings and groups of settings, whichever options are chosen."""
+    names: dict[str, None] = {}
     for name, field in group.model_fields.items():
-        names.append(f"{prefix}{name}")
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += setting_names(inner, f"{prefix}{name}.")
-    return names
+        names[f"{prefix}{name}"] = None
+        for inner in _groups_in(field.annotation):
+            names |= dict.fromkeys(setting_names(inner, f"{prefix}{name}."))
+    return list(names)
+
+
+def _groups_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type hint
+    """Yield the classes of settings that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _groups_in(argument)
+
+
+def _options_of(field: str) -> dict[str, type[BaseModel]]:
+    """Return the classes of a group that has one for each of its options, by the option's name."""
+    groups = list(_groups_in(Settings.model_fields[field].annotation)) if field in Settings.model_fields else []
+    return {str(get_args(group.model_fields["name"].annotation)[0]): group for group in groups if len(groups) > 1}
 
 
 def _nearest_settings(setting: str) -> str:
@@ -51,11 +66,20 @@ def _nearest_settings(setting: str) -> str:
 
 
 def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, whose keys vary
-    setting = ".".join(str(part) for part in fault["loc"]) or "settings"
+    path = [str(part) for part in fault["loc"]] or ["settings"]
+    options = _options_of(path[0])
+    option = path.pop(1) if len(path) > 1 and options else None  # pydantic names the option it has chosen
+    setting = ".".join(path)
     if fault["type"] == "extra_forbidden":
+        if option is not None:
+            known = ", ".join(options[option].model_fields)
+            return f"{setting} is no setting of {path[0]} {option}: known: {known}"
         return f"{setting} is no setting: {_nearest_settings(setting)}"
     if fault["type"] == "missing":
         return f"{setting} is missing"
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        given = fault["input"].get("name") if isinstance(fault["input"], Mapping) else fault["input"]
+        return str(SettingError(f"{setting}.name", given, nearest(str(given), list(options))))
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "tuple_type":
         message = "input should be a list, such as [1.0, 0.5]"
@@ -66,10 +90,12 @@ def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, who
 
 def _language_faults(values: Mapping[str, Any]) -> list[str]:
     """Check across groups, whether or not the groups themselves are in order."""
-    dataset, language = values.get("dataset"), values.get("language")
-    if isinstance(dataset, Mapping) and isinstance(language, Mapping):
-        name, available = language.get("name"), dataset.get("languages")
-        if isinstance(available, list | tuple) and name not in available:
-            allowed = f"dataset {dataset.get('name')} has {', '.join(map(str, available))}"
-            return [str(SettingError("language.name", name, allowed))]
-    return []
+    faults = []
+    for prefix, groups in (("", values), ("held_out.", values.get("held_out"))):
+        dataset, language = (groups.get(name) if isinstance(groups, Mapping) else None for name in _OF_THE_DATA)
+        if isinstance(dataset, Mapping) and isinstance(language, Mapping):
+            name, available = language.get("name"), dataset.get("languages")
+            if isinstance(available, list | tuple) and name not in available:
+                allowed = f"dataset {dataset.get('name')} has {', '.join(map(str, available))}"
+                faults.append(str(SettingError(f"{prefix}language.name", name, allowed)))
+    return faults

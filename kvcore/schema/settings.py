@@ -1,11 +1,13 @@
 """Everything one cell needs to know."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kvcore.schema.dataset import DatasetSettings, LanguageSettings
+from kvcore.schema.errors import SettingError
 from kvcore.schema.fields import Group, PositiveInt, Target
+from kvcore.schema.judge import JudgeSettings
 from kvcore.schema.model import ModelSettings
 from kvcore.schema.rank_budget import RankBudgetSettings
 
@@ -27,11 +29,28 @@ class SpectrumSettings(Group):
 
 
 class EvaluationSettings(Group):
-    """Which tokens perplexity is measured on."""
+    """Which examples and tokens the cost of compression is measured on."""
 
+    share: Annotated[float, Field(ge=0, lt=1)]
     target: Target = "all"
+    max_examples: PositiveInt | None = None
     max_tokens: Annotated[int, Field(ge=2)] | None = None
     batch_tokens: PositiveInt = 1024
+
+
+class HeldOutSettings(Group):
+    """Another dataset to evaluate on; without one, the cell's own."""
+
+    dataset: DatasetSettings | None = None
+    language: LanguageSettings
+
+    @model_validator(mode="after")
+    def _limits_are_those_of_the_evaluation(self) -> Self:
+        for limit in ("max_examples", "max_tokens"):
+            if self.dataset and getattr(self.dataset, limit) is not None:
+                value = getattr(self.dataset, limit)
+                raise SettingError(f"held_out.dataset.{limit}", value, f"set evaluation.{limit} instead")
+        return self
 
 
 class Settings(Group):
@@ -44,6 +63,8 @@ class Settings(Group):
     capture: CaptureSettings
     spectrum: SpectrumSettings
     evaluation: EvaluationSettings
+    held_out: HeldOutSettings
+    judge: JudgeSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     gates: Literal["fail", "warn"] = "fail"

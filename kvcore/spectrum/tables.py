@@ -11,6 +11,11 @@ from kvcore.spectrum.streaming import Spectrum
 Spectra = Mapping[LayerKind, Spectrum]
 
 
+def kv_dims(spectra: Spectra) -> dict[LayerKind, int]:
+    """Return the full rank of each layer and kind."""
+    return {place: spectrum.kv_dim for place, spectrum in spectra.items()}
+
+
 def tokens_per_dim(spectrum: Spectrum) -> float:
     """Return how many tokens were seen for each dimension of the spectrum."""
     return spectrum.tokens / spectrum.kv_dim

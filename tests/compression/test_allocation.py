@@ -1,13 +1,27 @@
-"""Ranks for ratios."""
+"""Ranks, what they cost, and spending a budget optimally."""
+
+import itertools
+import math
+from collections.abc import Sequence
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvcore.compression.allocation import rank_at_ratio, uniform_ranks
+from kvcore.compression.allocation import (
+    Allocation,
+    affordable_numbers,
+    least_ranks,
+    only,
+    rank_at_ratio,
+    spend,
+    spend_within,
+    untruncated,
+)
 from kvcore.model.geometry import LayerKind
-from kvcore.spectrum import Spectrum
+from kvcore.schema import SettingError
+
+KV_DIMS = {LayerKind(0, "key"): 8, LayerKind(0, "value"): 8, LayerKind(1, "key"): 4, LayerKind(1, "value"): 4}
 
 
 @pytest.mark.parametrize(
@@ -31,16 +45,61 @@ def test_ratios_outside_are_refused(ratio: float) -> None:
         rank_at_ratio(ratio, 8)
 
 
-def test_uniform_ranks_leave_a_kind_at_ratio_one_alone() -> None:
-    def spectrum(kv_dim: int) -> Spectrum:
-        return Spectrum(torch.ones(kv_dim), torch.eye(kv_dim), 100)
+def test_cost_by_hand() -> None:
+    ranks = dict(zip(KV_DIMS, (2, 8, 1, 3), strict=True))
+    allocation = Allocation("any", "any", ranks)
+    assert allocation.truncating(KV_DIMS) == {(0, "key"): 2, (1, "key"): 1, (1, "value"): 3}
+    cost = allocation.cost(KV_DIMS)
+    assert (cost.kept_keys, cost.kept_values) == (3 / 12, 11 / 12)
+    assert cost.cost_ratio == 14 / 24
+    assert cost.basis_numbers == 8 * 2 + 4 * 1 + 4 * 3  # values of layer 0 are whole and need none
+    assert cost.break_even_tokens == 32 / 10
+    whole = untruncated(KV_DIMS).cost(KV_DIMS)
+    assert (whole.cost_ratio, whole.basis_numbers, whole.break_even_tokens) == (1, 0, math.inf)
 
-    spectra = {
-        LayerKind(0, "key"): spectrum(8),
-        LayerKind(0, "value"): spectrum(8),
-        LayerKind(1, "key"): spectrum(4),
-        LayerKind(1, "value"): spectrum(4),
-    }
-    assert uniform_ranks(spectra, {"key": 1.0, "value": 0.5}) == {(0, "value"): 4, (1, "value"): 2}
-    assert uniform_ranks(spectra, {"key": 0.25, "value": 1.0}) == {(0, "key"): 2, (1, "key"): 1}
-    assert uniform_ranks(spectra, {"key": 1.0, "value": 1.0}) == {}
+
+def test_budgets_that_buy_less_than_one_rank_are_refused() -> None:
+    assert affordable_numbers(KV_DIMS, 0.5) == 12
+    assert affordable_numbers(KV_DIMS, 4 / 24) == 4
+    with pytest.raises(SettingError, match=r"rank_budget.budgets = 0.1: one rank .* takes 4 of 24 numbers, 0.167 of"):
+        affordable_numbers(KV_DIMS, 0.1)
+
+
+def test_a_floor_above_the_budget_is_refused() -> None:
+    assert least_ranks(KV_DIMS, 0.3, 0.5) == dict(zip(KV_DIMS, (3, 3, 2, 2), strict=True))
+    assert set(least_ranks(KV_DIMS, 0.0, 0.5).values()) == {1}
+    with pytest.raises(SettingError, match=r"rank_budget.floor = 0.6: takes more than the budget of 0.5"):
+        least_ranks(KV_DIMS, 0.6, 0.5)
+
+
+falling = st.lists(st.floats(0, 100), min_size=1, max_size=4).map(lambda gains: sorted(gains, reverse=True))
+
+
+def gained(curves: Sequence[Sequence[float]], ranks: Sequence[int]) -> float:
+    return sum(sum(curve[:rank]) for curve, rank in zip(curves, ranks, strict=True))
+
+
+@given(st.lists(falling, min_size=1, max_size=4), st.data())
+def test_spending_equals_an_exhaustive_search(curves: list[list[float]], data: st.DataObject) -> None:
+    places = [LayerKind(layer, "key") for layer in range(len(curves))]
+    least = [data.draw(st.integers(1, len(curve))) for curve in curves]
+    numbers = data.draw(st.integers(sum(least), sum(map(len, curves))))
+    found = spend(dict(zip(places, curves, strict=True)), dict(zip(places, least, strict=True)), numbers)
+    best = max(
+        gained(curves, ranks)
+        for ranks in itertools.product(*(range(low, len(curve) + 1) for low, curve in zip(least, curves, strict=True)))
+        if sum(ranks) == numbers
+    )
+    ranks = [found[place] for place in places]
+    assert sum(ranks) == numbers
+    assert all(low <= rank <= len(curve) for low, rank, curve in zip(least, ranks, curves, strict=True))
+    assert gained(curves, ranks) == pytest.approx(best, rel=1e-12)
+
+
+def test_keys_and_values_apart_get_the_same_share() -> None:
+    gains = {place: [1.0 if place.kind == "key" else 2.0] * kv_dim for place, kv_dim in KV_DIMS.items()}
+    pooled = spend_within(KV_DIMS, gains, 0.5)
+    assert sum(only("value", pooled).values()) == 10  # all but the two ranks that keys must have
+    apart = spend_within(KV_DIMS, gains, 0.5, kind="apart")
+    assert [sum(only(kind, apart).values()) for kind in ("key", "value")] == [6, 6]
+    assert list(apart) == list(KV_DIMS)

@@ -32,10 +32,10 @@ def test_targets_are_the_tokens_with_something_before_them(tokenizer: PreTrained
     assert rows == [(1, 0), (3, 2), (6, 5)]
     assert not everything.targets[:, 0].any()
     assert not (everything.targets & ~everything.mask).any()
-    assert everything.target_bytes == 2 + 0 + 5
+    assert everything.target_bytes == (0, 2, 5)
     (responses,) = make_batches(encoded, batch_tokens=1000, target="response")
     assert sorted(responses.targets.sum(1).tolist()) == [0, 2, 3]
-    assert responses.target_bytes == 2 + 0 + 3
+    assert responses.target_bytes == (0, 2, 3)
 
 
 def test_batches_come_in_the_order_of_their_earliest_example(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from kvcore.data.encoding import encode, first_tokens, select
+from kvcore.data.encoding import encode, first_tokens
 from kvcore.data.examples import Example
 from kvcore.schema import SettingError
 
@@ -86,18 +86,6 @@ def test_first_tokens_cuts_the_last_example(tokenizer: PreTrainedTokenizerBase) 
     assert [len(example) for example in first_tokens(encoded, 8, "setting")] == [3, 4, 1]
     with pytest.raises(SettingError, match="setting = 9: the selected examples have 8 tokens"):
         first_tokens(encoded, 9, "setting")
-
-
-def test_the_seed_draws_the_examples() -> None:
-    examples = [Example(str(number)) for number in range(50)]
-    drawn = select(examples, max_examples=10, seed=1)
-    assert drawn == select(examples, max_examples=10, seed=1)
-    assert drawn != select(examples, max_examples=10, seed=2)
-    assert drawn == select(examples, max_examples=None, seed=1)[:10]
-    assert len({example.response for example in drawn}) == 10
-    assert sorted(select(examples, max_examples=None, seed=3), key=lambda e: int(e.response)) == examples
-    with pytest.raises(SettingError, match="dataset.max_examples = 51: the dataset has 50"):
-        select(examples, max_examples=51, seed=1)
 
 
 def test_a_slow_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:

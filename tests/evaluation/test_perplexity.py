@@ -3,6 +3,7 @@
 import math
 
 import hand_written
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, Packaged
@@ -11,8 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from kvcore.data.batches import make_batches
 from kvcore.data.encoding import EncodedExample, encode
 from kvcore.data.examples import Example
-from kvcore.evaluation import perplexity
-from kvcore.evaluation.perplexity import LikelihoodSum, sum_likelihood
+from kvcore.evaluation.perplexity import Likelihoods, measure_likelihoods
+from kvcore.model import forward
 from kvcore.schema import UserError
 
 PAIRS = [Example(prompt=text[: len(text) // 2], response=text[len(text) // 2 :]) for text in TEXTS]
@@ -36,8 +37,8 @@ def test_tiny_model_by_hand(
 ) -> None:
     encoded = encode(PAIRS, tokenizer)
     expected, count = by_hand(tiny, encoded, target)
-    found = sum_likelihood(tiny, make_batches(encoded, batch_tokens=batch_tokens, target=target))
-    assert found.tokens == count
+    found = measure_likelihoods(tiny, make_batches(encoded, batch_tokens=batch_tokens, target=target))
+    assert found.total_tokens == count
     assert found.perplexity == pytest.approx(math.exp(expected / count), rel=1e-5)
     text_bytes = sum(
         len((e.response if target == "response" else f"{e.prompt}\n\n{e.response}").encode()) for e in PAIRS
@@ -57,8 +58,8 @@ def test_packaged_models_equal_one_text_at_a_time(packaged: Packaged) -> None:
         count += tokens.shape[1] - 1
     encoded = encode([Example(text) for text in TEXTS], tokenizer)
     for batch_tokens, order in ((1, 1), (64, -1), (100_000, 1)):
-        found = sum_likelihood(model, make_batches(encoded[::order], batch_tokens=batch_tokens))
-        assert found.tokens == count
+        found = measure_likelihoods(model, make_batches(encoded[::order], batch_tokens=batch_tokens))
+        assert found.total_tokens == count
         assert found.perplexity == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
@@ -66,28 +67,43 @@ def test_logits_in_pieces_are_the_same(
     tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = make_batches(encode(PAIRS, tokenizer), batch_tokens=100_000)
-    whole = sum_likelihood(tiny, batches)
-    monkeypatch.setattr(perplexity, "_LOGITS_AT_ONCE", 1)
-    assert sum_likelihood(tiny, batches).nll == pytest.approx(whole.nll, rel=1e-6)
+    whole = measure_likelihoods(tiny, batches)
+    monkeypatch.setattr(forward, "_LOGITS_AT_ONCE", 1)
+    assert measure_likelihoods(tiny, batches).total_nll == pytest.approx(whole.total_nll, rel=1e-6)
 
 
-def test_likelihood_sums_by_hand() -> None:
-    total = LikelihoodSum(nll=6 * math.log(2), tokens=3, target_bytes=4)
-    assert total.mean_nll == pytest.approx(2 * math.log(2))
-    assert total.perplexity == pytest.approx(4)
-    assert total.bits_per_byte == pytest.approx(1.5)
-    assert LikelihoodSum(nll=1e6, tokens=1, target_bytes=1).perplexity == math.inf
-    assert math.isnan(LikelihoodSum(nll=1, tokens=1, target_bytes=0).bits_per_byte)
+def likelihoods(nll: list[float], tokens: list[int], target_bytes: list[int]) -> Likelihoods:
+    return Likelihoods(np.arange(len(nll)), np.array(nll), np.array(tokens), np.array(target_bytes))
+
+
+def test_perplexity_of_likelihoods_by_hand() -> None:
+    found = likelihoods([4 * math.log(2), 2 * math.log(2)], [1, 2], [1, 3])
+    assert found.mean_nll == pytest.approx(2 * math.log(2))
+    assert found.perplexity == pytest.approx(4)
+    assert found.bits_per_byte == pytest.approx(1.5)
+    assert likelihoods([1e6], [1], [1]).perplexity == math.inf
+    assert math.isnan(likelihoods([1.0], [1], [0]).bits_per_byte)
+
+
+def test_each_example_has_its_own_sum(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode([*PAIRS, Example("x")], tokenizer)  # the last one has nothing to predict
+    for batch_tokens in (1, 150, 100_000):
+        found = measure_likelihoods(tiny, make_batches(encoded, batch_tokens=batch_tokens))
+        assert list(found.examples) == list(range(len(PAIRS)))
+        for number, example in enumerate(encoded[:-1]):
+            expected, count = by_hand(tiny, [example], "all")
+            assert found.nll[number] == pytest.approx(expected, rel=1e-5)
+            assert (found.tokens[number], found.target_bytes[number]) == (count, example.target_bytes("all"))
 
 
 def test_nothing_to_predict_is_refused(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     batches = make_batches(encode([Example("a"), Example("b")], tokenizer), batch_tokens=10)
     with pytest.raises(UserError, match="no token to predict"):
-        sum_likelihood(tiny, batches)
+        measure_likelihoods(tiny, batches)
 
 
 def test_a_model_that_computes_nan_is_refused(tiny: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     with torch.no_grad():
         tiny.lm_head.weight[5] = float("nan")
     with pytest.raises(UserError, match="NaN"):
-        sum_likelihood(tiny, make_batches(encode(PAIRS, tokenizer), batch_tokens=100))
+        measure_likelihoods(tiny, make_batches(encode(PAIRS, tokenizer), batch_tokens=100))

@@ -28,7 +28,7 @@ from kvcore.compression.truncation import truncated
 from kvcore.data.batches import make_batches
 from kvcore.data.encoding import encode
 from kvcore.data.examples import Example
-from kvcore.evaluation.perplexity import sum_likelihood
+from kvcore.evaluation.perplexity import measure_likelihoods
 from kvcore.model.geometry import FAMILIES, LayerKind, discover
 from kvcore.model.taps import Point, tap
 from kvcore.spectrum.tables import Spectra
@@ -167,7 +167,9 @@ def test_likelihood_uses_the_whole_output_head(model: PreTrainedModel, tokenizer
     for example in encoded:
         log_probability = hand_written.run(model, example.tokens).logits.log_softmax(-1)
         expected -= float(log_probability[:-1].gather(1, example.tokens[1:, None].long()).sum())
-    assert sum_likelihood(model, make_batches(encoded, batch_tokens=300)).nll == pytest.approx(expected, rel=1e-5)
+    assert measure_likelihoods(model, make_batches(encoded, batch_tokens=300)).total_nll == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_a_tap_replaces_what_the_model_goes_on_with(model: PreTrainedModel, token_ids: Tensor, point: Point) -> None:

@@ -1,0 +1,52 @@
+"""Who judges answers that a truncated model gives, and how much that may cost."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kvcore.schema.fields import Group, Name, PositiveInt
+from kvcore.schema.model import ModelSettings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class NoJudge(Group):
+    """No answers are generated, none judged."""
+
+    name: Literal["none"]
+
+
+class _Judge(Group):
+    """Which answers are generated, and which of them judged."""
+
+    rubric: Name
+    prompts: PositiveInt | None
+    max_new_tokens: PositiveInt
+    batch_tokens: PositiveInt
+    anchor_share: Share
+    max_missing: Share
+
+
+class OpenAIJudge(_Judge):
+    """Any endpoint that speaks the protocol of OpenAI's chat completions."""
+
+    name: Literal["openai"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    model: Annotated[str, Field(min_length=1)]
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    structured: Literal["auto", "always", "never"]
+    max_requests: PositiveInt | None
+    concurrent_requests: PositiveInt
+    timeout_seconds: Seconds
+    retry_seconds: Annotated[float, Field(ge=0)]
+
+
+class TransformersJudge(_Judge):
+    """A causal language model in the same process."""
+
+    name: Literal["transformers"]
+    model: ModelSettings
+
+
+JudgeSettings = Annotated[NoJudge | OpenAIJudge | TransformersJudge, Field(discriminator="name")]

@@ -1,0 +1,127 @@
+"""Stage: from the rank budget to the ranks at which cost is measured."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from kvcore.cell import Cell
+from kvcore.compression.allocation import (
+    Allocation,
+    KvDims,
+    Ranks,
+    affordable_numbers,
+    least_ranks,
+    only,
+    untruncated,
+)
+from kvcore.compression.budgets.energy import energy_ranks, ranks_at_energy
+from kvcore.compression.budgets.importance import block_influence, importance_ranks
+from kvcore.compression.budgets.ranks_file import read_ranks
+from kvcore.compression.budgets.sensitivity import measure_divergences, sensitivity_ranks
+from kvcore.compression.budgets.uniform import ranks_at_ratios, uniform_ranks
+from kvcore.compression.budgets.waterfill import waterfill_ranks
+from kvcore.model.geometry import KINDS
+from kvcore.preparation import Inputs
+from kvcore.progress import StageProgress
+from kvcore.schema import (
+    CaptureSettings,
+    EnergyRankBudget,
+    FileRankBudget,
+    GridRankBudget,
+    ImportanceRankBudget,
+    NoRankBudget,
+    RankBudgetSettings,
+    SensitivityRankBudget,
+    UniformRankBudget,
+    WaterfillRankBudget,
+)
+from kvcore.spectrum.tables import Spectra, kv_dims
+from kvcore.stages.checking import calibration_sample
+
+RanksWithin = Callable[[float], Ranks]
+_GlobalBudget = (
+    UniformRankBudget | EnergyRankBudget | WaterfillRankBudget | ImportanceRankBudget | SensitivityRankBudget
+)
+
+
+def allocate(cell: Cell, inputs: Inputs, spectra: Spectra, progress: StageProgress) -> list[Allocation]:
+    """Return the allocations of a cell's rank budget, that of the untruncated model first.
+
+    Raises:
+        SettingError: A budget is too small, or a file of ranks does not fit.
+    """
+    settings = cell.settings.rank_budget
+    full = kv_dims(spectra)
+    return [untruncated(full), *_truncating(cell, settings, inputs, spectra, progress)]
+
+
+def check_rank_budget(settings: RankBudgetSettings, kv_dims: KvDims, model_revision: str) -> None:
+    """Find a user's mistake before the long work.
+
+    Raises:
+        SettingError: A budget is too small, or a file of ranks does not fit.
+    """
+    if isinstance(settings, FileRankBudget):
+        read_ranks(Path(settings.path).expanduser(), kv_dims, model_revision=model_revision)
+    for budget in getattr(settings, "budgets", ()):
+        for kind in KINDS:
+            affordable_numbers(only(kind, kv_dims), budget)
+        if isinstance(settings, WaterfillRankBudget | SensitivityRankBudget):
+            least_ranks(kv_dims, settings.floor, budget)
+
+
+def _truncating(
+    cell: Cell, settings: RankBudgetSettings, inputs: Inputs, spectra: Spectra, progress: StageProgress
+) -> list[Allocation]:
+    if isinstance(settings, NoRankBudget):
+        return []
+    if isinstance(settings, GridRankBudget):
+        return _grid(kv_dims(spectra), settings.key_ratios, settings.value_ratios)
+    if isinstance(settings, FileRankBudget):
+        path = Path(settings.path).expanduser()
+        return read_ranks(path, kv_dims(spectra), model_revision=cell.model_revision)
+    if isinstance(settings, EnergyRankBudget) and settings.shares:
+        return [Allocation("energy", f"energy {share:g}", ranks_at_energy(spectra, share)) for share in settings.shares]
+    ranks_within = _strategy(settings, inputs, spectra, progress, cell.settings.capture)
+    return [
+        Allocation(settings.name, f"{settings.name} {budget:g}", ranks_within(budget), budget=budget)
+        for budget in settings.budgets
+    ]
+
+
+def _grid(kv_dims: KvDims, key_ratios: Sequence[float], value_ratios: Sequence[float]) -> list[Allocation]:
+    return [
+        Allocation(
+            "grid",
+            f"keys {key_ratio:g}, values {value_ratio:g}",
+            ranks_at_ratios(kv_dims, {"key": key_ratio, "value": value_ratio}),
+            key_ratio=key_ratio,
+            value_ratio=value_ratio,
+        )
+        for key_ratio in key_ratios
+        for value_ratio in value_ratios
+        if (key_ratio, value_ratio) != (1.0, 1.0)
+    ]
+
+
+def _strategy(
+    settings: _GlobalBudget, inputs: Inputs, spectra: Spectra, progress: StageProgress, capture: CaptureSettings
+) -> RanksWithin:
+    """Return the function from a budget to ranks, having measured what it needs to know."""
+    if isinstance(settings, UniformRankBudget):
+        return partial(uniform_ranks, kv_dims(spectra))
+    if isinstance(settings, EnergyRankBudget):
+        return partial(energy_ranks, spectra)
+    if isinstance(settings, WaterfillRankBudget):
+        return partial(waterfill_ranks, spectra, floor=settings.floor, kind=settings.kind)
+    sample = calibration_sample(inputs, settings.tokens, capture.batch_tokens)
+    if isinstance(settings, ImportanceRankBudget):
+        with progress.running("allocation", "influence of layers", sample.token_count) as advance:
+            influence = block_influence(inputs.model, sample, advance)
+        return partial(importance_ranks, spectra, influence=influence, floor=settings.floor, alpha=settings.alpha)
+    passes = 1 + len(spectra) * len(settings.ratios)
+    with progress.running("allocation", "sensitivity of layers", passes * sample.token_count) as advance:
+        divergences = measure_divergences(
+            inputs.model, inputs.geometry, spectra, sample, settings.ratios, advance, point=capture.point
+        )
+    return partial(sensitivity_ranks, spectra, divergences=divergences, floor=settings.floor)
