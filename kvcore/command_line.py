@@ -12,8 +12,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from kvcore.schema import GateError, Settings, UserError, nearest, parse_settings, setting_names
 
@@ -66,6 +68,23 @@ def settings_from(config: DictConfig) -> Settings:
     """
     values = OmegaConf.to_container(config, resolve=True)
     return parse_settings(_without_missing(values))
+
+
+class DrawTransfers(Callback):
+    """Draws the transfer matrices when all their cells are done; named in conf/experiment/transfer.yaml."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own signature
+        """Print and draw what is there."""
+        from kvcore.results.collection import collect
+        from kvcore.results.summary import print_transfers
+        from kvcore.results.transfer import draw_transfers, transfers
+
+        with clear_errors():
+            outputs = Path(str(config.output_root)).expanduser()
+            cells = collect(outputs)
+            print_transfers(Console(), transfers(cells))
+            for path in draw_transfers(cells, outputs / "transfer"):
+                print(path)  # noqa: T201 - what the command was run for
 
 
 def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:

@@ -66,3 +66,8 @@ def bootstrap_interval(
 def mean_interval(values: ArrayLike) -> Interval:
     """Return the 95 % bootstrap interval of a mean."""
     return bootstrap_interval([values], np.mean)
+
+
+def ratio_of_sums(numerators: Samples, denominators: Samples, axis: int = -1) -> Samples:
+    """Return the ratio of two sums along an axis, such as NLL per token."""
+    return np.asarray(numerators.sum(axis) / denominators.sum(axis))

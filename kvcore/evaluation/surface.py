@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from kvcore.compression.allocation import Allocation, KvDims
 from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Advance, Batch, unobserved
-from kvcore.evaluation.intervals import NO_INTERVAL, Interval, Samples, bootstrap_interval
+from kvcore.evaluation.intervals import NO_INTERVAL, Interval, Samples, bootstrap_interval, ratio_of_sums
 from kvcore.evaluation.perplexity import Likelihoods, exponential, measure_likelihoods
 from kvcore.model.geometry import Geometry
 from kvcore.model.taps import Point
@@ -102,8 +102,8 @@ def _described(allocation: Allocation, kv_dims: KvDims) -> dict[str, object]:
 
 def _measured(likelihoods: Likelihoods, baseline: Likelihoods) -> dict[str, object]:
     delta_nll = likelihoods.mean_nll - baseline.mean_nll
-    mean = bootstrap_interval([likelihoods.nll, likelihoods.tokens], _ratio_of_sums)
-    delta = bootstrap_interval([likelihoods.nll - baseline.nll, likelihoods.tokens], _ratio_of_sums)
+    mean = bootstrap_interval([likelihoods.nll, likelihoods.tokens], ratio_of_sums)
+    delta = bootstrap_interval([likelihoods.nll - baseline.nll, likelihoods.tokens], ratio_of_sums)
     return {
         "tokens": likelihoods.total_tokens,
         "nll": likelihoods.total_nll,
@@ -118,10 +118,6 @@ def _measured(likelihoods: Likelihoods, baseline: Likelihoods) -> dict[str, obje
         "delta_nll_low": delta.low,
         "delta_nll_high": delta.high,
     }
-
-
-def _ratio_of_sums(numerators: Samples, denominators: Samples, axis: int = -1) -> Samples:
-    return np.asarray(numerators.sum(axis) / denominators.sum(axis))
 
 
 def _by_example(number: int, likelihoods: Likelihoods) -> pd.DataFrame:

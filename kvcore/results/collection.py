@@ -1,4 +1,4 @@
-"""Many cells as one table."""
+"""Many cells as tables."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import pandas as pd
 
 from kvcore.cell import RECORD_NAME
 from kvcore.results.record import SCHEMA_VERSION
-from kvcore.schema import SettingError, UserError
+from kvcore.schema import SettingError, UserError, first_line
 
 CELL_COLUMNS = [
-    "model", "dataset", "language", "ner_key", "ner_value", "tokens", "tokens_per_dim", "converged",
-    "perplexity", "grid_mean_nd_ppl", "status", "id", "spectrum_id", "path",
+    "model", "dataset", "language", "evaluated_on", "evaluated_language", "rank_budget", "ner_key", "ner_value",
+    "tokens", "tokens_per_dim", "converged", "perplexity", "grid_mean_nd_ppl", "status", "id", "spectrum_id", "path",
 ]  # fmt: skip
 
 
@@ -36,13 +36,32 @@ def collect(output_root: Path) -> pd.DataFrame:
     return cells.sort_values(["model", "dataset", "language", "id"], ignore_index=True)
 
 
+def cell_table(record: str, name: str) -> pd.DataFrame:
+    """Read one of the tables beside a record.
+
+    Args:
+        record: Path of the record.
+        name: `layers`, `perplexity`, `likelihoods`, ...
+
+    Raises:
+        UserError: It is missing or cannot be read.
+    """
+    path = Path(record).with_name(f"{name}.parquet")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}); remove its folder to run that cell anew"
+        ) from error
+
+
 def ner_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the published layout: rows (dataset, language), columns (model, `K` or `V`), NER.
 
     A star marks what is not converged, an empty field a cell that is missing.
 
     Raises:
-        UserError: Two cells belong in one field.
+        UserError: Two spectra belong in one field.
     """
     cells = cells.drop_duplicates(["model", "dataset", "language", "spectrum_id"])
     twice = cells[cells.duplicated(["model", "dataset", "language"], keep=False)]
@@ -70,6 +89,9 @@ def _row(path: Path) -> dict[str, Any]:
             "model": settings["model"]["name"],
             "dataset": settings["dataset"]["name"],
             "language": settings["language"]["name"],
+            "evaluated_on": record["splits"]["evaluation"]["dataset"],
+            "evaluated_language": record["splits"]["evaluation"]["language"],
+            "rank_budget": settings["rank_budget"]["name"],
             "ner_key": record["ner"]["key"],
             "ner_value": record["ner"]["value"],
             "perplexity": record["perplexity"]["baseline"],

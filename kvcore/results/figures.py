@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from kvcore.compression.allocation import Allocation, KvDims
 
@@ -58,6 +59,55 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
             ax=axes,
         )
         axes.set(xlabel="value rank ratio", ylabel="key rank ratio")
+    return figure
+
+
+def transfer_heatmap(delta_nll: pd.DataFrame, title: str) -> Figure:
+    """Draw a transfer matrix; a frame marks the diagonal, where bases and evaluation are of one dataset.
+
+    Args:
+        delta_nll: Rows: what bases and ranks are from, columns: what their cost was measured on, in the same order.
+        title: Which model, at which budget.
+    """
+    with _drawing(title, height=3.2) as (figure, axes):
+        seaborn.heatmap(
+            delta_nll,
+            annot=True,
+            fmt=".3f",
+            annot_kws={"fontsize": 6},
+            cmap="cividis_r",
+            cbar_kws={"label": "delta NLL (nats per token)"},
+            ax=axes,
+        )
+        for place in range(len(delta_nll)):
+            axes.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
+        axes.set(xlabel="evaluated on", ylabel="bases and ranks from")
+        axes.tick_params(axis="x", rotation=45)
+        axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
+    """Draw a cost over the normalized effective rank of keys and of values, a line with its 95 % band for each model.
+
+    Args:
+        points: One row for each cell: model, ner_key, ner_value, the cost with `_low` and `_high`.
+        cost: Name of its column.
+        label: What it is, for the axis.
+    """
+    models = list(dict.fromkeys(points["model"]))
+    palette = dict(zip(models, seaborn.color_palette("colorblind", len(models)), strict=True))
+    with _style():
+        figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.8), layout="constrained")
+        for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("key", "value"), strict=True):
+            for model, group in points.groupby("model", sort=False):
+                x, y = group[f"ner_{kind}"], group[cost]
+                color = palette[str(model)]
+                spread = (y - group[f"{cost}_low"], group[f"{cost}_high"] - y)
+                axes.errorbar(x, y, yerr=spread, fmt="o", markersize=3, linewidth=0.6, color=color, label=model)
+                seaborn.regplot(x=x, y=y, ax=axes, scatter=False, color=color, seed=0, line_kws={"linewidth": 1})
+            axes.set(xlabel=f"NER of {kind}s, mean over layers", ylabel=label if kind == "key" else "")
+        axes.legend(title=None)
     return figure
 
 

@@ -1,0 +1,83 @@
+"""Rank budgets against each other, at the same share of the cache and on the same examples."""
+
+import numpy as np
+import pandas as pd
+
+from kvcore.evaluation.intervals import NO_INTERVAL, Interval, bootstrap_interval, ratio_of_sums
+from kvcore.results.collection import cell_table
+from kvcore.schema import UserError
+
+REFERENCE = "uniform"
+_SAME = ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
+
+
+def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return what every strategy costs at every budget, and what share that is of the cost of the uniform one.
+
+    Args:
+        cells: From `kvcore.results.collection.collect`.
+
+    Returns:
+        Columns: those of the data, budget, strategy, cost_ratio, kept_keys, kept_values, delta_nll, and `share`, its
+        ratio to the delta NLL of the uniform budget (NaN where there is none); each of both with the ends of
+        its 95 % bootstrap interval over examples, drawn together for both budgets.
+
+    Raises:
+        UserError: No cell has a budget to compare, or two cells are of one strategy.
+    """
+    rows = []
+    for data, group in cells.groupby(_SAME):
+        strategies = [_Budgets(record) for record in group["path"]]
+        found = {(part.strategy, budget): part for part in strategies for budget in part.points.index}
+        if len(found) < sum(len(part.points) for part in strategies):
+            raise UserError("two cells are of one strategy, data and budget:\n" + "\n".join(group["path"]))
+        for (strategy, budget), part in found.items():
+            reference = found.get((REFERENCE, budget))
+            rows.append(dict(zip(_SAME, data, strict=True)) | part.row(budget, reference) | {"strategy": strategy})
+    if not rows:
+        raise UserError("no finished cell has a rank budget with budgets, such as rank_budget=waterfill")
+    order = [*_SAME, "budget", "share", "delta_nll"]
+    return pd.DataFrame(rows).sort_values(order, ascending=[*[True] * len(_SAME), False, True, True], ignore_index=True)
+
+
+class _Budgets:
+    """What one cell measured at each of its budgets.
+
+    Attributes:
+        strategy: Name of its rank budget.
+        points: Rows of its perplexity table, by budget.
+    """
+
+    def __init__(self, record: str) -> None:
+        points = cell_table(record, "perplexity")
+        asked = points[(points["strategy"] != "none") & points["budget"].notna()]
+        self.strategy = "none" if asked.empty else str(asked["strategy"].iloc[0])
+        self.points = asked.set_index("budget")
+        self._likelihoods = cell_table(record, "likelihoods") if len(asked) else pd.DataFrame()
+
+    def row(self, budget: float, reference: "_Budgets | None") -> dict[str, object]:
+        """Return what a budget costs."""
+        names = ["cost_ratio", "kept_keys", "kept_values", "delta_nll", "delta_nll_low", "delta_nll_high"]
+        share = self._share(budget, reference) if reference else (np.nan, NO_INTERVAL)
+        return {
+            "budget": budget,
+            **{name: float(self.points[name][budget]) for name in names},
+            "share": share[0],
+            "share_low": share[1].low,
+            "share_high": share[1].high,
+        }
+
+    def _share(self, budget: float, reference: "_Budgets") -> tuple[float, Interval]:
+        growth, uniform_growth = self._growth(budget), reference._growth(budget)
+        if not growth.index.equals(uniform_growth.index):
+            raise UserError(f"{self.strategy} and {REFERENCE} were evaluated on different examples")
+
+        numerators, denominators = growth.to_numpy(dtype=np.float64), uniform_growth.to_numpy(dtype=np.float64)
+        share = float(numerators.sum() / denominators.sum())
+        return share, bootstrap_interval([numerators, denominators], ratio_of_sums)
+
+    def _growth(self, budget: float) -> "pd.Series[float]":
+        """By example, how much its NLL grew over that of the untruncated model."""
+        nll = self._likelihoods.pivot(index="example", columns="point", values="nll")
+        growth: pd.Series[float] = nll[int(self.points["point"][budget])] - nll[0]
+        return growth

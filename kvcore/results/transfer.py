@@ -1,0 +1,75 @@
+"""The transfer matrix: what it costs to compress one dataset's cache with the bases and ranks of another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from kvcore.results import figures
+from kvcore.results.collection import cell_table
+from kvcore.schema import UserError
+
+
+class Transfer(NamedTuple):
+    """One model at one budget.
+
+    Attributes:
+        model: Its name.
+        asked: The budget, in words.
+        delta_nll: Nats per token; rows: what bases and ranks are from, columns: what their cost was measured on,
+            both in the same order; NaN where a cell is missing.
+    """
+
+    model: str
+    asked: str
+    delta_nll: pd.DataFrame
+
+
+def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
+    """Yield the transfer matrix of every model and budget.
+
+    Args:
+        cells: From `kvcore.results.collection.collect`.
+
+    Raises:
+        UserError: No cell was evaluated on another dataset, or two belong in one field.
+    """
+    own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
+    if own.all():
+        raise UserError("no finished cell was evaluated on another dataset than its own, as experiment=transfer does")
+    points = pd.concat([_points(cell) for _, cell in cells.iterrows()], ignore_index=True)
+    for (model, asked), group in points.groupby(["model", "asked"], sort=False):
+        twice = group[group.duplicated(["basis", "evaluated"], keep=False)]
+        if len(twice):
+            raise UserError("these cells belong in one field of a transfer matrix:\n" + "\n".join(twice["path"]))
+        matrix = group.pivot(index="basis", columns="evaluated", values="delta_nll")
+        names = sorted({*matrix.index, *matrix.columns})
+        yield Transfer(str(model), str(asked), matrix.reindex(index=names, columns=names))
+
+
+def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write every transfer matrix as a figure and as CSV, and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for transfer in transfers(cells):
+        name = f"{transfer.model}-{transfer.asked}".replace(" ", "_").replace(",", "")
+        table = folder / f"{name}.csv"
+        transfer.delta_nll.to_csv(table)
+        title = f"{transfer.model}, {transfer.asked}"
+        paths += [table, *figures.save_figure(figures.transfer_heatmap(transfer.delta_nll, title), folder, name)]
+    return paths
+
+
+def _points(cell: "pd.Series[str]") -> pd.DataFrame:
+    points = cell_table(cell["path"], "perplexity").iloc[1:][["asked", "delta_nll"]]
+    return points.assign(
+        model=cell["model"],
+        basis=_data(cell["dataset"], cell["language"]),
+        evaluated=_data(cell["evaluated_on"], cell["evaluated_language"]),
+        path=cell["path"],
+    )
+
+
+def _data(dataset: str, language: str) -> str:
+    return dataset if language == "english" else f"{dataset}, {language}"

@@ -1,0 +1,98 @@
+"""Correlations against scipy's own, cell by cell and draw by draw."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from results_example import cost_tables, write_cell
+from scipy import stats
+
+from kvcore.results.collection import collect
+from kvcore.results.correlation import COSTS, PREDICTORS, correlate, draw_correlations, write_correlations
+from kvcore.schema import UserError
+
+
+def layers(generator: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for layer in range(2):
+        for kind in ("key", "value"):
+            rows.append(
+                {"layer": layer, "kind": kind, "kv_dim": 8} | {m: generator.uniform(0.1, 1) for m in PREDICTORS}
+            )
+    return pd.DataFrame(rows)
+
+
+def write_grid(root: Path, count: int, model: str = "m") -> dict[str, list[float]]:
+    """Write cells with random spectra and costs, and return what is to be correlated."""
+    generator = np.random.default_rng(count)
+    expected: dict[str, list[float]] = {"ner_key": [], "stable_rank_both": [], "nd_ppl": []}
+    for number in range(count):
+        table = layers(generator)
+        nll = {
+            (1.0, 1.0): [2.0, 4.0, 6.0],
+            (0.5, 1.0): list(generator.uniform(3, 8, 3)),
+            (0.5, 0.5): list(generator.uniform(3, 8, 3)),
+        }
+        tables = {"layers": table} | cost_tables("grid", nll, [2, 3, 5])
+        write_cell(root, model, f"d{number}", tables=tables)
+        expected["ner_key"].append(table[table["kind"] == "key"]["ner"].mean())
+        expected["stable_rank_both"].append(table["stable_rank"].mean() / 8)
+        expected["nd_ppl"].append(np.mean([np.expm1((sum(n) - 12) / 10) for n in list(nll.values())[1:]]))
+    return expected
+
+
+def test_correlations_are_scipys(tmp_path: Path) -> None:
+    expected = write_grid(tmp_path, 6)
+    found, points = correlate(collect(tmp_path))
+    assert list(points["nd_ppl"]) == pytest.approx(expected["nd_ppl"])
+    assert (points["nd_ppl_low"] < points["nd_ppl"]).all()
+    assert (points["nd_ppl"] < points["nd_ppl_high"]).all()
+    assert len(found) == len(PREDICTORS) * 3
+    rows = found.set_index(["metric", "kind"])
+    for metric, kind in (("ner", "key"), ("stable_rank", "both")):
+        x, y, row = expected[f"{metric}_{kind}"], expected["nd_ppl"], rows.loc[(metric, kind)]
+        assert row["cells"] == 6
+        assert row["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert row["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert row["kendall"] == pytest.approx(stats.kendalltau(x, y).statistic)
+        for name in ("pearson", "spearman", "kendall"):
+            for over in ("", "_cells"):
+                assert -1 <= row[f"{name}{over}_low"] <= row[name] <= row[f"{name}{over}_high"] <= 1
+
+
+def test_models_are_taken_apart_and_together(tmp_path: Path) -> None:
+    write_grid(tmp_path, 4, "one")
+    write_grid(tmp_path, 5, "two")
+    write_grid(tmp_path, 2, "few")
+    found, points = correlate(collect(tmp_path))
+    assert found.groupby("model", sort=False)["cells"].first().to_dict() == {"one": 4, "two": 5, "pooled": 11}
+    assert len(points) == 11
+
+
+def test_examples_that_agree_leave_no_doubt_about_the_cost(tmp_path: Path) -> None:
+    for number, delta in enumerate((0.1, 0.2, 0.4)):
+        nll = {(1.0, 1.0): [1.0, 2.0, 3.0], (0.5, 0.5): [1 + delta, 2 + 2 * delta, 3 + 3 * delta]}
+        tables = {"layers": layers(np.random.default_rng(number))} | cost_tables("grid", nll, [1, 2, 3])
+        write_cell(tmp_path, "m", f"d{number}", tables=tables)
+    found, points = correlate(collect(tmp_path))
+    assert list(points["nd_ppl"]) == pytest.approx(list(np.expm1([0.1, 0.2, 0.4])))
+    assert list(points["nd_ppl_low"]) == pytest.approx(list(points["nd_ppl_high"]))
+    assert list(found["pearson_low"]) == pytest.approx(list(found["pearson_high"]))
+
+
+def test_too_few_cells_are_refused(tmp_path: Path) -> None:
+    write_grid(tmp_path, 2)
+    with pytest.raises(UserError, match="correlations need 3 finished cells of one model with rank_budget=grid"):
+        correlate(collect(tmp_path))
+
+
+def test_tables_and_figures_are_written(tmp_path: Path) -> None:
+    write_grid(tmp_path, 4)
+    found, points = correlate(collect(tmp_path))
+    paths = write_correlations(found, points, tmp_path / "out") + draw_correlations(points, tmp_path / "out")
+    assert [path.name for path in paths] == [
+        "correlations.csv", "correlated_cells.csv", "nd_ppl_against_ner.png", "nd_ppl_against_ner.pdf",
+    ]  # fmt: skip
+    assert len(pd.read_csv(paths[0])) == len(found)
+    assert set(COSTS) >= {"nd_ppl"}

@@ -1,0 +1,52 @@
+"""Transfer matrices: every pair in its place, the diagonal marked, gaps as gaps."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.patches import Rectangle
+from results_example import cost_tables, write_cell
+
+from kvcore.results import figures
+from kvcore.results.collection import collect
+from kvcore.results.transfer import draw_transfers, transfers
+from kvcore.schema import UserError
+
+
+def write(root: Path, basis: str, evaluated_on: str, delta: float) -> None:
+    tables = cost_tables("waterfill", {1.0: [2.0], 0.5: [2.0 + 2 * delta]}, [2])
+    write_cell(root, "m", basis, evaluated_on=evaluated_on, rank_budget="waterfill", tables=tables)
+
+
+def test_rows_are_bases_and_columns_what_was_evaluated(tmp_path: Path) -> None:
+    for basis, evaluated_on, delta in (("b", "b", 0.1), ("b", "a", 0.2), ("a", "b", 0.4)):
+        write(tmp_path, basis, evaluated_on, delta)
+    (transfer,) = transfers(collect(tmp_path))
+    assert (transfer.model, transfer.asked) == ("m", "waterfill 0.5")
+    matrix = transfer.delta_nll
+    assert list(matrix.index) == list(matrix.columns) == ["a", "b"]
+    assert math.isnan(matrix.loc["a", "a"])
+    assert [matrix.loc[pair] for pair in (("a", "b"), ("b", "a"), ("b", "b"))] == pytest.approx([0.4, 0.2, 0.1])
+    paths = draw_transfers(collect(tmp_path), tmp_path / "drawn")
+    assert [path.name for path in paths] == [f"m-waterfill_0.5.{ending}" for ending in ("csv", "png", "pdf")]
+    assert pd.read_csv(paths[0], index_col=0).loc["b", "a"] == pytest.approx(0.2)
+
+
+def test_the_diagonal_is_framed() -> None:
+    matrix = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=["a", "b"], columns=["a", "b"])
+    axes = figures.transfer_heatmap(matrix, "m").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.100", "0.200", "0.300", "0.400"]
+    framed = [patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
+    assert framed == [(0, 0), (1, 1)]
+
+
+def test_what_is_no_matrix_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "own", "a", "a", 0.1)
+    with pytest.raises(UserError, match="no finished cell was evaluated on another dataset"):
+        list(transfers(collect(tmp_path / "own")))
+    tables = cost_tables("waterfill", {1.0: [2.0], 0.5: [3.0]}, [2])
+    for number in range(2):
+        write_cell(tmp_path, "m", "a", evaluated_on="b", rank_budget="waterfill", tables=tables, id=f"{number}")
+    with pytest.raises(UserError, match="these cells belong in one field of a transfer matrix"):
+        list(transfers(collect(tmp_path)))
