@@ -89,18 +89,12 @@ class ImportanceRankBudget(_Budgets):
 
 
 class SensitivityRankBudget(_Budgets):
-    """The ranks that cost the least perplexity, as measured by truncating each layer alone."""
+    """The ranks that move predictions least, as measured by truncating each layer alone and all together."""
 
     name: Literal["sensitivity"]
     floor: Floor
-    ratios: RankRatios
+    ratio: Annotated[float, Field(gt=0, lt=1)]
     tokens: PositiveInt
-
-    @field_validator("ratios")
-    @classmethod
-    def _ratios_are_distinct(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        _require_once("ratios", ratios)
-        return ratios
 
 
 class FileRankBudget(Group):

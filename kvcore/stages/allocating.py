@@ -17,14 +17,15 @@ from kvcore.compression.allocation import (
 from kvcore.compression.budgets.energy import energy_ranks, ranks_at_energy
 from kvcore.compression.budgets.importance import block_influence, importance_ranks
 from kvcore.compression.budgets.ranks_file import read_ranks
-from kvcore.compression.budgets.sensitivity import measure_divergences, sensitivity_ranks
+from kvcore.compression.budgets.sensitivity import CANDIDATES, Divergence, measure_sensitivities, sensitivity_ranks
 from kvcore.compression.budgets.uniform import ranks_at_ratios, uniform_ranks
 from kvcore.compression.budgets.waterfill import waterfill_ranks
+from kvcore.data.batches import Advance, Batches
 from kvcore.model.geometry import KINDS
+from kvcore.model.taps import Point
 from kvcore.preparation import Inputs
 from kvcore.progress import StageProgress
 from kvcore.schema import (
-    CaptureSettings,
     EnergyRankBudget,
     FileRankBudget,
     GridRankBudget,
@@ -82,11 +83,15 @@ def _truncating(
         return read_ranks(path, kv_dims(spectra), model_revision=cell.model_revision)
     if isinstance(settings, EnergyRankBudget) and settings.shares:
         return [Allocation("energy", f"energy {share:g}", ranks_at_energy(spectra, share)) for share in settings.shares]
-    ranks_within = _strategy(settings, inputs, spectra, progress, cell.settings.capture)
-    return [
-        Allocation(settings.name, f"{settings.name} {budget:g}", ranks_within(budget), budget=budget)
-        for budget in settings.budgets
-    ]
+    sample = calibration_sample(inputs, getattr(settings, "tokens", 1), cell.settings.capture.batch_tokens)
+    passes = _passes(settings, len(spectra))
+    with progress.running("allocation", f"{settings.name} ranks", passes * sample.token_count) as advance:
+        ranks_within = _strategy(settings, inputs, spectra, sample, advance, cell.settings.capture.point)
+        strategy = _name(settings)
+        return [
+            Allocation(strategy, f"{strategy} {budget:g}", ranks_within(budget), budget=budget)
+            for budget in settings.budgets
+        ]
 
 
 def _grid(kv_dims: KvDims, key_ratios: Sequence[float], value_ratios: Sequence[float]) -> list[Allocation]:
@@ -104,8 +109,26 @@ def _grid(kv_dims: KvDims, key_ratios: Sequence[float], value_ratios: Sequence[f
     ]
 
 
+def _name(settings: _GlobalBudget) -> str:
+    """Return the name of a strategy, with what sets it apart from others of its kind."""
+    name: str = settings.name
+    if isinstance(settings, WaterfillRankBudget) and settings.kind == "apart":
+        name += " apart"
+    if isinstance(settings, ImportanceRankBudget):
+        name += f" (alpha {settings.alpha:g})"
+    floor: float = getattr(settings, "floor", 0.0)
+    return f"{name} (floor {floor:g})" if floor else name
+
+
+def _passes(settings: _GlobalBudget, places: int) -> int:
+    """Return how many forward passes over the sample the ranks take, at most."""
+    if isinstance(settings, SensitivityRankBudget):
+        return 1 + places + len(CANDIDATES) * len(settings.budgets)
+    return int(isinstance(settings, ImportanceRankBudget))
+
+
 def _strategy(
-    settings: _GlobalBudget, inputs: Inputs, spectra: Spectra, progress: StageProgress, capture: CaptureSettings
+    settings: _GlobalBudget, inputs: Inputs, spectra: Spectra, sample: Batches, advance: Advance, point: Point
 ) -> RanksWithin:
     """Return the function from a budget to ranks, having measured what it needs to know."""
     if isinstance(settings, UniformRankBudget):
@@ -114,14 +137,9 @@ def _strategy(
         return partial(energy_ranks, spectra)
     if isinstance(settings, WaterfillRankBudget):
         return partial(waterfill_ranks, spectra, floor=settings.floor, kind=settings.kind)
-    sample = calibration_sample(inputs, settings.tokens, capture.batch_tokens)
     if isinstance(settings, ImportanceRankBudget):
-        with progress.running("allocation", "influence of layers", sample.token_count) as advance:
-            influence = block_influence(inputs.model, sample, advance)
+        influence = block_influence(inputs.model, sample, advance)
         return partial(importance_ranks, spectra, influence=influence, floor=settings.floor, alpha=settings.alpha)
-    passes = 1 + len(spectra) * len(settings.ratios)
-    with progress.running("allocation", "sensitivity of layers", passes * sample.token_count) as advance:
-        divergences = measure_divergences(
-            inputs.model, inputs.geometry, spectra, sample, settings.ratios, advance, point=capture.point
-        )
-    return partial(sensitivity_ranks, spectra, divergences=divergences, floor=settings.floor)
+    divergence = Divergence(inputs.model, inputs.geometry, spectra, sample, advance, point=point)
+    sensitivities = measure_sensitivities(divergence, spectra, settings.ratio)
+    return partial(sensitivity_ranks, spectra, sensitivities=sensitivities, divergence=divergence, floor=settings.floor)
