@@ -100,11 +100,17 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
-def tiny_settings(tiny_folder: Path, tmp_path: Path) -> Settings:
-    """Settings of a cell that takes a second."""
+def tiny_data(tmp_path: Path) -> Path:
+    """A file with `TEXTS`."""
     data = tmp_path / "data.jsonl"
     data.write_text("".join(f'{{"text": "{text}"}}\n' for text in TEXTS), encoding="utf-8")
-    return tiny_cell(tiny_folder, data, tmp_path / "outputs")
+    return data
+
+
+@pytest.fixture
+def tiny_settings(tiny_folder: Path, tiny_data: Path) -> Settings:
+    """Settings of a cell that takes a second."""
+    return tiny_cell(tiny_folder, tiny_data, tiny_data.parent / "outputs")
 
 
 def tiny_overrides(folder: Path, data: Path, outputs: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Sensitivity: divergences by hand, and ranks that follow what was measured."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -65,11 +66,13 @@ def test_sensitivity_is_divergence_over_lost_energy(tiny: LlamaForCausalLM, spec
         assert found[place] == pytest.approx(divergence.of({place: 8}) / lost, rel=1e-6)
 
 
+@dataclass
 class KnownDivergence:
     """Stands in for a model whose layers cost what is said, and add up."""
 
-    def __init__(self, spectra: Spectra, costs: dict[LayerKind, float]) -> None:
-        self.spectra, self.costs, self.asked = spectra, costs, 0
+    spectra: Spectra
+    costs: dict[LayerKind, float]
+    asked: int = 0
 
     def of(self, ranks: dict[LayerKind, int]) -> float:
         self.asked += 1
