@@ -102,6 +102,42 @@ def encode(
     return encoded
 
 
+def encode_prompts(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    judge: str,
+    max_new_tokens: int,
+    context: int,
+    template: str = "plain",
+) -> list[Tensor]:
+    """Tokenize the prompts alone, rendered as `encode` renders them: what a model is given to answer.
+
+    Args:
+        examples: Examples with a prompt.
+        tokenizer: The model's tokenizer.
+        judge: Name of the judge, for the message.
+        max_new_tokens: Tokens that an answer may have.
+        context: Longest input of the model, in tokens; prompt and answer must fit in.
+        template: `plain` or `chat`, see `_render`.
+
+    Returns:
+        (length,) int64 token ids for each example, special tokens included.
+
+    Raises:
+        SettingError: The examples have no prompts, or a prompt leaves too little room for an answer.
+    """
+    if any(example.prompt is None for example in examples):
+        raise SettingError("judge.name", judge, "a dataset of running text has no prompts to answer; allowed: none")
+    rendered = [_render(example, tokenizer, template)[0] for example in examples]
+    tokens = tokenizer(rendered, add_special_tokens=template == "plain", verbose=False)["input_ids"] if rendered else []
+    longest = max(map(len, tokens), default=0)
+    if longest + max_new_tokens > context:
+        room = f"the longest prompt has {longest} tokens, and the context of the model is {context}"
+        raise SettingError("judge.max_new_tokens", max_new_tokens, room)
+    return [torch.tensor(prompt, dtype=torch.long) for prompt in tokens]
+
+
 def check_vocabulary(encoded: Sequence[EncodedExample], vocab_size: int) -> None:
     """Check that a model knows all tokens.
 
