@@ -1,9 +1,11 @@
 """Who judges answers that a truncated model gives, and how much that may cost."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from kvcore.schema.errors import SettingError
 from kvcore.schema.fields import Group, Name, PositiveInt
 from kvcore.schema.model import ModelSettings
 
@@ -32,14 +34,25 @@ class OpenAIJudge(_Judge):
     """Any endpoint that speaks the protocol of OpenAI's chat completions."""
 
     name: Literal["openai"]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    # Without user, password and query, which could be secrets: settings are written down.
+    base_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
     model: Annotated[str, Field(min_length=1)]
-    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    key_variable: str
     structured: Literal["auto", "always", "never"]
+    temperature: Annotated[float, Field(ge=0)] | None
+    max_reply_tokens: PositiveInt
     max_requests: PositiveInt | None
     concurrent_requests: PositiveInt
     timeout_seconds: Seconds
     retry_seconds: Annotated[float, Field(ge=0)]
+
+    @field_validator("key_variable")
+    @classmethod
+    def _is_a_name(cls, variable: str) -> str:
+        """Refuse what is no name without repeating it: it may be the key itself."""
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", variable):
+            raise SettingError("judge.key_variable", "(not shown)", "the name of the variable that holds the key")
+        return variable
 
 
 class TransformersJudge(_Judge):

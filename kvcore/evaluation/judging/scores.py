@@ -1,0 +1,66 @@
+"""GPT-scores: what the judgements of a cell come to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from kvcore.evaluation.intervals import mean_interval
+
+# Scores that lie this close together, on a scale from 1 to 10, tell nothing apart.
+_NO_INFORMATION = 0.05
+
+
+def score_table(judgements: pd.DataFrame, points: Sequence[tuple[float, float]]) -> pd.DataFrame:
+    """Return the mean score at each point and of each anchor.
+
+    Args:
+        judgements: From `judge_answers`.
+        points: (key ratio, value ratio) of each point, by its index.
+
+    Returns:
+        A row for each point, in order, then one for each anchor. Columns point (-1: an anchor), anchor (missing,
+        `untruncated` or `reference`), key_ratio and value_ratio (NaN for an anchor), score (mean over prompts,
+        missing ones left out), score_low and score_high (95 % bootstrap interval over prompts), judged (number
+        of scores), missing (number of missing ones), empty (number of empty answers, which are among the judged).
+    """
+    rows = []
+    for point, (key_ratio, value_ratio) in enumerate(points):
+        place = {"point": point, "anchor": None, "key_ratio": key_ratio, "value_ratio": value_ratio}
+        rows.append(place | _mean_score(judgements[judgements["point"] == point]))
+    for anchor in sorted(judgements["anchor"].dropna().unique(), reverse=True):
+        place = {"point": -1, "anchor": anchor, "key_ratio": None, "value_ratio": None}
+        rows.append(place | _mean_score(judgements[judgements["anchor"] == anchor]))
+    types = {"anchor": "str", "key_ratio": "float64", "value_ratio": "float64", "score": "float64"}
+    return pd.DataFrame(rows).astype(types)
+
+
+def _mean_score(judgements: pd.DataFrame) -> dict[str, float | int]:
+    scores = judgements["score"].dropna().to_numpy(dtype="float64")
+    low, high = mean_interval(scores)
+    return {
+        "score": float(scores.mean()) if len(scores) else float("nan"),
+        "score_low": low,
+        "score_high": high,
+        "judged": len(scores),
+        "missing": int(judgements["score"].isna().sum()),
+        "empty": int(judgements["empty"].sum()),
+    }
+
+
+def carries_information(judgements: pd.DataFrame) -> bool:
+    """Say whether the judge told anything apart: false if all its scores are the same, of more than one answer."""
+    scores = judgements.loc[judgements["asked"], "score"].dropna()
+    return len(scores) < 2 or float(scores.max() - scores.min()) > _NO_INFORMATION
+
+
+def summarize(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Return what a record says of all judgements together, as plain values."""
+    missing = judgements["missing_reason"].dropna().str.partition(":")[0].value_counts()
+    return {
+        "items": len(judgements),
+        "missing": {reason: int(count) for reason, count in missing.items()},
+        "empty": int(judgements["empty"].sum()),
+        "cached": int(judgements["cached"].sum()),
+        "carries_information": carries_information(judgements),
+    }
