@@ -127,7 +127,7 @@ def _continue(model: PreTrainedModel, prompts: Sequence[Tensor]) -> list[list[in
     for row, prompt in enumerate(prompts):
         tokens[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
-    generated: Tensor = model.generate(  # type: ignore[assignment, operator] # a tensor unless more is asked for
+    generated: Tensor = model.generate(  # type: ignore[operator] # a tensor unless more is asked for
         input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)
     )
     said: list[list[int]] = generated[:, longest:].tolist()

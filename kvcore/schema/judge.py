@@ -34,8 +34,7 @@ class OpenAIJudge(_Judge):
     """Any endpoint that speaks the protocol of OpenAI's chat completions."""
 
     name: Literal["openai"]
-    # Without user, password and query, which could be secrets: settings are written down.
-    base_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
+    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
     model: Annotated[str, Field(min_length=1)]
     key_variable: str
     structured: Literal["auto", "always", "never"]
@@ -45,6 +44,14 @@ class OpenAIJudge(_Judge):
     concurrent_requests: PositiveInt
     timeout_seconds: Seconds
     retry_seconds: Annotated[float, Field(ge=0)]
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_secret(cls, address: str) -> str:
+        """Refuse a user, a password and a query without repeating them: settings are written down."""
+        if re.search(r"[?#@]", address):
+            raise SettingError("judge.base_url", "(not shown)", "an address without user, password, query and anchor")
+        return address
 
     @field_validator("key_variable")
     @classmethod

@@ -129,8 +129,8 @@ def test_the_models_own_settings_do_not_count_and_stay(tokenizer: PreTrainedToke
     expected = generate_answers(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_tokens=200)
     config = model.generation_config
     for name, value in {
-        "do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9,
-        "num_beams": 3, "max_length": 2, "suppress_tokens": [65, 66], "pad_token_id": 7,
+        "do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1,
+        "min_new_tokens": 9, "num_beams": 3, "max_length": 2, "suppress_tokens": [65, 66], "pad_token_id": 7,
     }.items():  # fmt: skip
         setattr(config, name, value)
     before, side = copy.deepcopy(config.to_dict()), tokenizer.padding_side

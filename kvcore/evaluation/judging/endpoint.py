@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from openai import Omit, OpenAI, OpenAIError
 from openai.types.chat import ChatCompletion
@@ -118,7 +118,7 @@ class EndpointJudge(Judge):
         return OpenAI(
             base_url=self._base_url,
             api_key=self._key or "none",
-            default_headers=None if self._key else {"Authorization": Omit()},
+            default_headers=cast("dict[str, str]", {} if self._key else {"Authorization": Omit()}),
             timeout=self._timeout_seconds,
             max_retries=0,
         )
@@ -216,7 +216,7 @@ def _is_refused(outcome: Reply | Fault, word: str = "") -> bool:
 
 def _read(completion: object, key: str) -> Reply | Fault:
     """Return what an answer says, whatever it really is: the client checks little."""
-    choices = completion.choices if isinstance(completion, ChatCompletion) else None
+    choices: Any = completion.choices if isinstance(completion, ChatCompletion) else None
     message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
     if not isinstance(completion, ChatCompletion) or message is None:
         return MALFORMED

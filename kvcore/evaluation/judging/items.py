@@ -92,9 +92,7 @@ def judged_items(
     return items
 
 
-def _item(
-    examples: Sequence[Example], prompt: int, point: int, anchor: Anchor | None, answer: Answer
-) -> JudgedItem:
+def _item(examples: Sequence[Example], prompt: int, point: int, anchor: Anchor | None, answer: Answer) -> JudgedItem:
     example = examples[prompt]
     if example.prompt is None:
         raise ValueError(f"example {prompt} has no prompt")

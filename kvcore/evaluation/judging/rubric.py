@@ -46,10 +46,10 @@ class Rubric:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def prompt(self, question: str, reference: str, answer: str) -> str:
-        """Return what a judge is asked.
+        r"""Return what a judge is asked.
 
         The three texts are one line of JSON, so that none can end early or begin another; and what could be a
-        special token of the judge's tokenizer is escaped (`<` as \\u003c, `[` as \\u005b), so that an answer
+        special token of the judge's tokenizer is escaped (`<` as \u003c, `[` as \u005b), so that an answer
         cannot end the message that it stands in.
         """
         texts = {"question": question, "reference": reference, "answer": answer}

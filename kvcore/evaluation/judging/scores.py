@@ -24,9 +24,9 @@ def score_table(judgements: pd.DataFrame, points: Sequence[tuple[float, float]])
         missing ones left out), score_low and score_high (95 % bootstrap interval over prompts), judged (number
         of scores), missing (number of missing ones), empty (number of empty answers, which are among the judged).
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for point, (key_ratio, value_ratio) in enumerate(points):
-        place = {"point": point, "anchor": None, "key_ratio": key_ratio, "value_ratio": value_ratio}
+        place: dict[str, object] = {"point": point, "anchor": None, "key_ratio": key_ratio, "value_ratio": value_ratio}
         rows.append(place | _mean_score(judgements[judgements["point"] == point]))
     for anchor in sorted(judgements["anchor"].dropna().unique(), reverse=True):
         place = {"point": -1, "anchor": anchor, "key_ratio": None, "value_ratio": None}
@@ -35,7 +35,7 @@ def score_table(judgements: pd.DataFrame, points: Sequence[tuple[float, float]])
     return pd.DataFrame(rows).astype(types)
 
 
-def _mean_score(judgements: pd.DataFrame) -> dict[str, float | int]:
+def _mean_score(judgements: pd.DataFrame) -> dict[str, object]:
     scores = judgements["score"].dropna().to_numpy(dtype="float64")
     low, high = mean_interval(scores)
     return {
