@@ -1,5 +1,6 @@
 """GPT-scores: what the judgements of a cell come to."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,10 +57,10 @@ def carries_information(judgements: pd.DataFrame) -> bool:
 
 def summarize(judgements: pd.DataFrame) -> dict[str, Any]:
     """Return what a record says of all judgements together, as plain values."""
-    missing = judgements["missing_reason"].dropna().str.partition(":")[0].value_counts()
+    missing = Counter(str(reason).partition(":")[0] for reason in judgements["missing_reason"].dropna())
     return {
         "items": len(judgements),
-        "missing": {reason: int(count) for reason, count in missing.items()},
+        "missing": dict(missing),
         "empty": int(judgements["empty"].sum()),
         "cached": int(judgements["cached"].sum()),
         "carries_information": carries_information(judgements),
