@@ -76,9 +76,9 @@ def test_requests_are_under_way_together_and_come_back_in_place() -> None:
     [
         error(429, "slow down"), error(500, "oops"), error(503, "busy"), error(408, "late"), Said(b"<html>", 502),
         Said(b"{", 200), Said(b"", 200), Said([], 200), Said(None, 200), Said("text", 200), Said({}, 200),
-        Said({"choices": []}, 200), Said({"choices": [{}]}, 200), Said({"choices": [None]}, 200), Said({"choices": "x"}, 200),
-        Said({"choices": [{"message": "x"}]}, 200), Said(b"<html>hello</html>", 200, {"Content_Type": "text/html"}),
-        Said(b"\xff\xfe", 200),
+        Said({"choices": []}, 200), Said({"choices": [{}]}, 200), Said({"choices": [None]}, 200),
+        Said({"choices": "x"}, 200), Said({"choices": [{"message": "x"}]}, 200),
+        Said(b"<html>hello</html>", 200, {"Content_Type": "text/html"}), Said(b"\xff\xfe", 200),
     ],
 )  # fmt: skip
 def test_passing_faults_are_tried_again(passing: Said) -> None:
@@ -318,7 +318,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_other_settings_are_other_judgements(tmp_path: Path) -> None:
     with serving(lambda _, number: score(number % 10 + 1)) as server:
         for changes in (
-            {}, {"model": "b"}, {"temperature": 0.5}, {"temperature": None}, {"structured": "auto"}, {"max_reply_tokens": 30},
+            {}, {"model": "b"}, {"temperature": 0.5}, {"temperature": None}, {"structured": "auto"},
+            {"max_reply_tokens": 30},
         ):  # fmt: skip
             server.requests.clear()
             judged(endpoint(server.base_url, **changes), tmp_path)

@@ -4,16 +4,17 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+import httpx2
 from openai import Omit, OpenAI, OpenAIError
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 from kvcore.evaluation.judging.faults import MALFORMED, Fault, fault_of, without_key
 from kvcore.evaluation.judging.judge import REFUSED, UNPARSABLE, Judge, Receive, Reply, failure
 from kvcore.evaluation.judging.retrying import Backoff
 from kvcore.evaluation.judging.rubric import REPLY_SCHEMA, parse_score
-from kvcore.schema import SettingError
+from kvcore.schema import SettingError, first_line
 
 # An endpoint that has never answered is more likely misspelt than restarting.
 _FIRST_CONTACT_SECONDS = 5.0
@@ -55,9 +56,9 @@ class EndpointJudge(Judge):
             retry_seconds: Time for further attempts at a request, from its first failure.
 
         Raises:
-            SettingError: The variable holds no key.
+            SettingError: The address is none, or the variable holds no key.
         """
-        self._base_url = base_url.rstrip("/")
+        self._base_url = _checked_address(base_url)
         self._model = model
         self._key_variable = key_variable
         self._key = _read_key(key_variable)
@@ -74,6 +75,7 @@ class EndpointJudge(Judge):
         self._reached = self._answered = False
         self._failures_in_a_row = 0
         self._lock = threading.Lock()
+        self._receiving = threading.Lock()
         self._stopped = threading.Event()
 
     def identity(self) -> dict[str, Any]:
@@ -98,9 +100,15 @@ class EndpointJudge(Judge):
         self._failures_in_a_row = 0
 
         def ask_one(client: OpenAI, index: int) -> None:
-            reply = self._reply(client, prompts[index])
-            with self._lock:
-                receive(index, reply)
+            if self._stopped.is_set():
+                return
+            try:
+                reply = self._reply(client, prompts[index])
+                with self._receiving:
+                    receive(index, reply)
+            except BaseException:
+                self._stopped.set()
+                raise
 
         with self._client() as client, ThreadPoolExecutor(self._concurrent_requests) as pool:
             ask_one(client, 0)
@@ -118,7 +126,6 @@ class EndpointJudge(Judge):
         return OpenAI(
             base_url=self._base_url,
             api_key=self._key or "none",
-            default_headers=cast("dict[str, str]", {} if self._key else {"Authorization": Omit()}),
             timeout=self._timeout_seconds,
             max_retries=0,
         )
@@ -163,6 +170,8 @@ class EndpointJudge(Judge):
         options: dict[str, Any] = {limit: self._max_reply_tokens}
         if self._temperature is not None:
             options["temperature"] = self._temperature
+        if not self._key:
+            options["extra_headers"] = {"Authorization": Omit()}
         if schema:
             named = {"name": "score", "strict": True, "schema": REPLY_SCHEMA}
             options["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -200,6 +209,14 @@ class EndpointJudge(Judge):
             raise SettingError("judge.base_url", self._base_url, found)
 
 
+def _checked_address(address: str) -> str:
+    try:
+        httpx2.URL(address)
+    except httpx2.InvalidURL as error:
+        raise SettingError("judge.base_url", address, first_line(error)) from error
+    return address.rstrip("/")
+
+
 def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
@@ -218,15 +235,15 @@ def _read(completion: object, key: str) -> Reply | Fault:
     """Return what an answer says, whatever it really is: the client checks little."""
     choices: Any = completion.choices if isinstance(completion, ChatCompletion) else None
     message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    if not isinstance(completion, ChatCompletion) or message is None:
+    if not isinstance(completion, ChatCompletion) or not isinstance(message, ChatCompletionMessage):
         return MALFORMED
-    content = getattr(message, "content", None)
+    content: object = message.content
     text = without_key(content, key)[:_KEPT_CHARACTERS] if isinstance(content, str) else ""
     counts = [
         count if type(count := getattr(completion.usage, f"{name}_tokens", None)) is int else None
         for name in ("prompt", "completion")
     ]
-    if getattr(message, "refusal", None) or getattr(choices[0], "finish_reason", None) == "content_filter":
+    if message.refusal or choices[0].finish_reason == "content_filter":
         return Reply(None, REFUSED, text, *counts)
     score = parse_score(content) if isinstance(content, str) else None
     return Reply(score, None if score is not None else UNPARSABLE, text, *counts)
