@@ -111,6 +111,12 @@ def test_retry_after_is_honoured() -> None:
     assert (found.score, found.missing_reason) == (None, "failed: the endpoint answers 429 (slow down)")
 
 
+def test_a_wish_to_wait_no_time_is_no_leave_to_hammer() -> None:
+    with serving(lambda _, __: error(429, "now", Retry_After="0")) as server:
+        asked(endpoint(server.base_url, retry_seconds=1.2))
+    assert len(server.requests) <= 5
+
+
 def test_delays_by_hand() -> None:
     now = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
     assert wished_delay({"retry-after": "7"}) == 7
@@ -252,6 +258,14 @@ def test_what_no_other_request_would_survive(
             judged(endpoint(server.base_url, key_variable="A_KEY", concurrent_requests=1), tmp_path)
         server.answer = lambda _, __: score(4)
         assert judged(endpoint(server.base_url, key_variable="A_KEY"), tmp_path)["cached"].sum() == 6
+
+
+def test_an_unknown_model_is_not_always_a_404() -> None:
+    for said in (error(400, "unknown: a-model"), error(422, "no", "model_not_found")):
+        with serving(lambda _, __, said=said: said) as server:
+            with pytest.raises(SettingError, match="judge.model = 'a-model': the endpoint answers 4"):
+                asked(endpoint(server.base_url, structured="auto"), 5)
+            assert len(server.requests) <= 2
 
 
 def test_a_flagged_prompt_is_not_a_wrong_key() -> None:

@@ -94,15 +94,15 @@ def test_replies_of_a_real_server(served: Served) -> None:
 def test_judgements_of_a_real_server_are_counted_and_cached(served: Served, tmp_path: Path) -> None:
     """What SmolLM2 thinks of the answers is not the point: it is too small to judge."""
     rubric = Rubric("test", 'Reply with {"score": N}, where N is an integer from 1 to 10.\n{item}')
-    cache, some = JudgementCache(tmp_path), items(anchor_share=0.0, points=("low",))[:4]
+    cache, some = JudgementCache(tmp_path), items(anchor_share=0.0, points=("low",))[:2]
 
     def judged(base_url: str) -> pd.DataFrame:
         judge = endpoint(base_url, model=served.model, max_reply_tokens=9, concurrent_requests=2, timeout_seconds=60.0)
-        return judge_answers(some, judge, cache, rubric, max_requests=4, max_missing=1.0)
+        return judge_answers(some, judge, cache, rubric, max_requests=2, max_missing=1.0)
 
     table = judged(served.base_url)
     files = [json.loads(file.read_text()) for file in tmp_path.glob("*/*.json")]
-    assert len(files) == len(table) == 4
+    assert len(files) == len(table) == 2
     assert sorted(table["score"].fillna(-1)) == sorted(parse_score(file["text"]) or -1 for file in files)
     assert set(table["missing_reason"].dropna()) <= {"unparsable"}
     assert table["prompt_tokens"].gt(30).all()
@@ -115,4 +115,4 @@ def test_a_model_that_the_server_does_not_serve(served: Served) -> None:
     with pytest.raises(SettingError) as caught:
         endpoint(served.base_url, model="another").ask(["hello"], lambda _index, _reply: None)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith("judge.model = 'another': the endpoint answers 4")
+    assert str(caught.value).startswith("judge.model = 'another': the endpoint answers 400 (Server is pinned to ")

@@ -189,7 +189,7 @@ class EndpointJudge(Judge):
         if fault.kind == "key" and not (self._answered and "answers 403" in fault.reason):
             advice = "" if self._key_variable else "; it names the environment variable that holds the key"
             raise SettingError("judge.key_variable", self._key_variable, fault.reason + advice)
-        if fault.kind == "model":
+        if fault.kind == "model" or (not self._answered and _is_refused(fault, self._model)):
             advice = "no such model there, or judge.base_url does not end as it should (often /v1)"
             raise SettingError("judge.model", self._model, f"{fault.reason}: {advice}")
         if _is_refused(fault, "temperature") and self._temperature is not None:

@@ -63,7 +63,7 @@ def _kind(error: APIStatusError) -> Kind:
     status = error.status_code
     if status in (401, 402, 403) or error.code == "insufficient_quota":
         return "key"
-    if status == 404:
+    if status == 404 or error.code == "model_not_found":
         return "model"
     if status in _PASSING or status >= 500:
         return "passing"

@@ -30,13 +30,13 @@ class Backoff:
         """Wait for the next attempt; return False, without waiting, if there is to be none.
 
         Args:
-            wish: Seconds that the endpoint asks to wait; None: it does not say.
+            wish: Seconds that the endpoint asks to wait at least; None: it does not say.
             budget_seconds: A smaller budget for this kind of failure.
         """
         now = time.monotonic()
         self._first_failure = now if self._first_failure is None else self._first_failure
         budget = self._budget if budget_seconds is None else min(self._budget, budget_seconds)
-        delay = backoff_delay(self._failures, random.random()) if wish is None else wish  # noqa: S311
+        delay = max(backoff_delay(self._failures, random.random()), wish or 0.0)  # noqa: S311
         self._failures += 1
         if now + delay > self._first_failure + budget:
             return False
