@@ -204,13 +204,16 @@ def test_structured_output_that_is_ignored_is_for_the_parser() -> None:
     assert [found.missing_reason for found in replies] == [None, "unparsable"]
 
 
-def test_one_prompt_refused_does_not_end_structured_output() -> None:
+@pytest.mark.parametrize(("without_schema", "second"), [(error(400, "too long"), None), (score(2), 2)])
+def test_one_prompt_refused_does_not_end_structured_output(without_schema: Said, second: int | None) -> None:
     def answer(request: dict[str, Any], _: int) -> Said:
-        return error(400, "too long") if request["messages"][0]["content"] == "prompt 1" else score(2)
+        if request["messages"][0]["content"] != "prompt 1":
+            return score(2)
+        return error(400, "not as a schema") if "response_format" in request else without_schema
 
     with serving(answer) as server:
         replies = asked(endpoint(server.base_url, structured="auto", concurrent_requests=1), 3)
-    assert [found.score for found in replies] == [2, None, 2]
+    assert [found.score for found in replies] == [2, second, 2]
     assert ["response_format" in request for request in server.requests] == [True, True, False, True]
 
 

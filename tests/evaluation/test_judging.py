@@ -105,6 +105,7 @@ def test_too_many_missing_fail_after_all_else_is_kept(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="8 of 24 judgements are missing, 8 of them: failed: busy"):
         judged(first, tmp_path)
     assert len(first.asked) == 24
+    assert len(list(tmp_path.glob("*/*.json"))) == 16
     second = ToldJudge(by_answer)
     table = judged(second, tmp_path)
     assert sorted(texts(prompt)["answer"] for prompt in second.asked) == [f"low {index}" for index in range(8)]
