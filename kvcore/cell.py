@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from kvcore.schema import DatasetSettings, SettingError, Settings
+from kvcore.schema import DatasetSettings, NoJudge, SettingError, Settings, TransformersJudge
 
 RECORD_NAME = "record.json"
 FAILURE_NAME = "failure.json"
@@ -36,6 +36,8 @@ class Cell:
         dataset_revision: Hash of the data file.
         held_out_revision: Hash of the data that is evaluated on, where that is another dataset.
         ranks_revision: Hash of the file with ranks, where the rank budget is one.
+        rubric_revision: Hash of the judge's rubric, where there is a judge.
+        judge_revision: Hash of the judge's weights, where it is a model in this process.
     """
 
     settings: Settings
@@ -43,6 +45,8 @@ class Cell:
     dataset_revision: str
     held_out_revision: str | None = None
     ranks_revision: str | None = None
+    rubric_revision: str | None = None
+    judge_revision: str | None = None
 
     @property
     def spectrum_content(self) -> dict[str, Any]:
@@ -79,10 +83,25 @@ class Cell:
                 "ranks": self.ranks_revision,
                 "per_head": settings.capture.per_head,
                 "evaluation": settings.evaluation.model_dump(mode="json", include=names),
+                "judge": self._judge_content,
                 "held_out": held_out.dataset
                 and _read_from(held_out.dataset, self.held_out_revision) | held_out.language.model_dump(mode="json"),
             }
         )
+
+    @property
+    def _judge_content(self) -> dict[str, Any] | None:
+        """All and only what changes answers and judgements."""
+        judge = self.settings.judge
+        if isinstance(judge, NoJudge):
+            return None
+        asked = judge.model_dump(mode="json", include={"name", "prompts", "max_new_tokens", "anchor_share"})
+        names = {"base_url", "model", "structured", "temperature", "max_reply_tokens"}
+        if isinstance(judge, TransformersJudge):
+            who = judge.model.model_dump(mode="json", include={"dtype", "attention"})
+        else:
+            who = judge.model_dump(mode="json", include=names)
+        return asked | who | {"rubric": self.rubric_revision, "weights": self.judge_revision}
 
     @property
     def output_root(self) -> Path:
@@ -120,6 +139,8 @@ class Cell:
         values = self.settings.model_dump(mode="json")
         values["model"]["revision"] = self.model_revision
         values["dataset"]["revision"] = self.dataset_revision
+        if self.judge_revision:
+            values["judge"]["model"]["revision"] = self.judge_revision
         if values["held_out"]["dataset"]:
             values["held_out"]["dataset"]["revision"] = self.held_out_revision
         return values

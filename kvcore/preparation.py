@@ -1,20 +1,32 @@
 """What a cell needs before anything is measured: weights, data, a loaded model, tokens."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvcore.cell import Cell, prepare_output_root
+from kvcore.compression.budgets.ranks_file import ranks_revision
 from kvcore.data.encoding import EncodedExample, check_vocabulary, encode, first_tokens
 from kvcore.data.examples import Example, examples_from_rows
 from kvcore.data.layouts import flatten
 from kvcore.data.sources import Data, find_data, read_rows
 from kvcore.data.splits import Split, split_examples
+from kvcore.evaluation.judging.rubric import read_rubric
 from kvcore.model.geometry import Geometry, check_expected, check_family, discover
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer, read_config
 from kvcore.progress import StageProgress
-from kvcore.schema import DatasetSettings, EvaluationSettings, ModelSettings, SettingError, Settings
+from kvcore.schema import (
+    DatasetSettings,
+    EvaluationSettings,
+    FileRankBudget,
+    ModelSettings,
+    NoJudge,
+    SettingError,
+    Settings,
+    TransformersJudge,
+)
 
 
 class Part(NamedTuple):
@@ -69,39 +81,57 @@ class Inputs(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Data on this machine: the cell's own, and that of another dataset to evaluate on."""
+    """What a cell's settings point at, on this machine.
 
+    Attributes:
+        weights: Of the model.
+        dataset: The cell's own data.
+        held_out: Another dataset to evaluate on, if there is one.
+        judge: Weights of the judge, if it is a model in this process.
+    """
+
+    weights: Weights
     dataset: Data
     held_out: Data | None
+    judge: Weights | None
 
 
 class ModelLoader:
-    """Loads models, and keeps the last one for those who want it again."""
+    """Loads models, and keeps the last one in each role for those who want it again."""
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self._wanted: tuple[Any, ...] | None = None
-        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._kept: dict[str, tuple[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]]] = {}
 
-    def load(self, weights: Weights, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Return the model and its tokenizer; another one loaded before is let go first.
+    def load(
+        self, weights: Weights, settings: ModelSettings, *, role: Literal["model", "judge"] = "model"
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return the model and its tokenizer; another one loaded before in this role is let go first.
 
         Raises:
             SettingError: They cannot be loaded.
         """
         wanted = (weights, settings.dtype, settings.device, settings.device_map, settings.attention)
-        if self._loaded is None or self._wanted != wanted:
-            self._loaded = self._wanted = None
-            model = load_model(
-                weights,
-                dtype=settings.dtype,
-                device=settings.device,
-                device_map=settings.device_map,
-                attention=settings.attention,
-            )
-            self._loaded = model, load_tokenizer(weights)
-            self._wanted = wanted
-        return self._loaded
+        for known, loaded in self._kept.values():
+            if known == wanted:
+                self._kept[role] = known, loaded
+                return loaded
+        self._kept.pop(role, None)
+        model = load_model(
+            weights,
+            dtype=settings.dtype,
+            device=settings.device,
+            device_map=settings.device_map,
+            attention=settings.attention,
+        )
+        self._kept[role] = wanted, (model, load_tokenizer(weights))
+        return self._kept[role][1]
+
+
+def context_of(config: PretrainedConfig, settings: ModelSettings) -> int:
+    """Return the longest input that a model is meant for, in tokens."""
+    longest = int(config.max_position_embeddings)
+    return min(longest, settings.context or longest)
 
 
 def locate_data(dataset: DatasetSettings) -> Data:
@@ -130,35 +160,45 @@ def locate_weights(model: ModelSettings) -> Weights:
     )
 
 
-def identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Weights, Sources]:
+def identify(settings: Settings, progress: StageProgress) -> tuple[Cell, Sources]:
     """Find weights and data, refuse what cannot be measured, and hash what they contain."""
     with progress.running("prepare", "finding weights and data (packaged weights are dequantised at first use)"):
-        held_out = settings.held_out.dataset
-        sources = Sources(locate_data(settings.dataset), locate_data(held_out) if held_out else None)
+        held_out, judge = settings.held_out.dataset, settings.judge
+        data = locate_data(settings.dataset), locate_data(held_out) if held_out else None
         prepare_output_root(settings.output_root)
         weights = locate_weights(settings.model)
         config = read_config(weights)
         check_family(config)
-        context = min(config.max_position_embeddings, settings.model.context or config.max_position_embeddings)
+        context = context_of(config, settings.model)
         for name, dataset in (("dataset", settings.dataset), ("held_out.dataset", held_out)):
             if dataset and dataset.max_length > context:
                 allowed = f"the context of model {settings.model.name} is {context} tokens"
                 raise SettingError(f"{name}.max_length", dataset.max_length, allowed)
-        cell = Cell(
-            settings,
-            weights.revision,
-            sources.dataset.revision(),
-            held_out_revision=sources.held_out.revision() if sources.held_out else None,
+        sources = Sources(
+            weights, *data, judge=locate_weights(judge.model) if isinstance(judge, TransformersJudge) else None
         )
-        return cell, weights, sources
+        return Cell(settings, **_revisions(settings, sources)), sources
 
 
-def load_inputs(
-    settings: Settings, weights: Weights, sources: Sources, loader: ModelLoader, progress: StageProgress
-) -> Inputs:
+def _revisions(settings: Settings, sources: Sources) -> dict[str, Any]:
+    """Return the hashes of what settings point at, by the names that a cell has for them."""
+    budget, judge = settings.rank_budget, settings.judge
+    return {
+        "model_revision": sources.weights.revision,
+        "dataset_revision": sources.dataset.revision(),
+        "held_out_revision": sources.held_out.revision() if sources.held_out else None,
+        "ranks_revision": ranks_revision(Path(budget.path).expanduser())
+        if isinstance(budget, FileRankBudget)
+        else None,
+        "rubric_revision": None if isinstance(judge, NoJudge) else read_rubric(judge.rubric).content_hash,
+        "judge_revision": sources.judge.revision if sources.judge else None,
+    }
+
+
+def load_inputs(settings: Settings, sources: Sources, loader: ModelLoader, progress: StageProgress) -> Inputs:
     """Load the model, and read and tokenize the data."""
     with progress.running("load", f"loading {settings.model.name}"):
-        model, tokenizer = loader.load(weights, settings.model)
+        model, tokenizer = loader.load(sources.weights, settings.model)
         geometry = discover(model)
         check_expected(geometry, **dict(settings.model.expected))
     with progress.running("read", f"reading {settings.dataset.name}"):

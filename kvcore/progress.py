@@ -12,7 +12,7 @@ from rich.text import Text
 
 class _SpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f} tokens/s")
+        return Text("" if task.speed is None else f"{task.speed:,.0f} {task.fields['unit']}/s")
 
 
 class StageProgress:
@@ -30,7 +30,7 @@ class StageProgress:
         self._display = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:,.0f} / {task.total:,.0f} tokens"),
+            TextColumn("{task.completed:,.0f} / {task.total:,.0f} {task.fields[unit]}"),
             _SpeedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -54,15 +54,17 @@ class StageProgress:
             self._display.console.print(message, highlight=False, markup=False)
 
     @contextmanager
-    def running(self, stage: str, description: str = "", tokens: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Time a stage, and show a bar if the number of its tokens is known.
+    def running(
+        self, stage: str, description: str = "", total: int | None = None, *, unit: str = "tokens"
+    ) -> Iterator[Callable[[int], None]]:
+        """Time a stage, and show a bar if the number of its tokens, or what else it counts in, is known.
 
         Yields:
-            A function to be told the number of tokens done.
+            A function to be told the number done.
         """
         self.stage = stage
         started = time.perf_counter()
-        task = None if tokens is None else self._display.add_task(description or stage, total=tokens)
+        task = None if total is None else self._display.add_task(description or stage, total=total, unit=unit)
         if task is None:
             self.say(f"{description or stage} ...")
         try:

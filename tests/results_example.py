@@ -23,6 +23,7 @@ def example_record() -> Record:
         ner={"key": 0.25, "value": 0.5},
         splits={"evaluation": {"dataset": "general", "language": "english", "tokens": 20}},
         perplexity={"baseline": 12.5, "grid_mean_nd_ppl": math.inf},
+        judged=None,
         gates={"token_count": Gate(passed=True, value=0, limit=0)},
         versions={"python": "3"},
         git_commit=None,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -56,6 +57,36 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
             annot_kws={"fontsize": 6},
             cmap="cividis_r",
             cbar_kws={"label": "delta NLL (nats per token)"},
+            ax=axes,
+        )
+        axes.set(xlabel="value rank ratio", ylabel="key rank ratio")
+    return figure
+
+
+def score_heatmap(scores: pd.DataFrame, title: str) -> Figure:
+    """Draw the mean GPT-score over (key ratio, value ratio), with the number of answers it is the mean of.
+
+    Args:
+        scores: The score table.
+        title: What was measured on what.
+    """
+    points = scores[scores["key_ratio"].notna()]
+
+    def pivot(values: "pd.Series[Any]") -> pd.DataFrame:
+        table = points.assign(shown=values).pivot(index="key_ratio", columns="value_ratio", values="shown")
+        return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
+
+    counts = points["score"].map("{:.2f}".format) + points["judged"].map("\nn={}".format)
+    with _drawing(title, height=2.9) as (figure, axes):
+        seaborn.heatmap(
+            pivot(points["score"]),
+            annot=pivot(counts).fillna(""),
+            fmt="",
+            annot_kws={"fontsize": 6},
+            vmin=1,
+            vmax=10,
+            cmap="cividis",
+            cbar_kws={"label": "mean score of the judge (1 to 10)"},
             ax=axes,
         )
         axes.set(xlabel="value rank ratio", ylabel="key rank ratio")

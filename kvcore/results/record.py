@@ -43,6 +43,8 @@ class Record:
             are among those that calibrate).
         perplexity: `baseline` of the untruncated model, `grid_mean_nd_ppl` over the grid without (1, 1), each with
             the ends of its 95 % bootstrap interval over examples.
+        judged: None without a judge; else items, missing (by reason), empty, cached, carries_information, and the mean
+            scores `untruncated_score` and `grid_mean_score`, over the grid without (1, 1), with their intervals.
         gates: By name: passed, value, limit.
         versions: Of Python and the libraries that make the numbers.
         git_commit: Of the checkout the package runs from, if it is one; `-dirty` if it was changed.
@@ -61,6 +63,7 @@ class Record:
     ner: Mapping[str, float]
     splits: Mapping[str, Mapping[str, Any]]
     perplexity: Mapping[str, Any]
+    judged: Mapping[str, Any] | None
     gates: Mapping[str, Gate]
     device: str
     seconds: Mapping[str, float]

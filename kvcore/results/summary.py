@@ -15,8 +15,10 @@ from kvcore.results.transfer import Transfer
 from kvcore.spectrum.tables import model_level_ner
 
 
-def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths: list[Path]) -> None:
-    """Print the normalized effective ranks, the perplexity surface, the gates and what was written."""
+def print_summary(
+    console: Console, record: Record, surface: pd.DataFrame, scores: pd.DataFrame | None, paths: list[Path]
+) -> None:
+    """Print the normalized effective ranks, the perplexity surface, the scores, the gates and what was written."""
     settings = record.settings
     console.print(f"\n{settings['model']['name']} on {settings['dataset']['name']}, {settings['language']['name']}")
     for line in _notes_on_data(record):
@@ -30,6 +32,9 @@ def print_summary(console: Console, record: Record, surface: pd.DataFrame, paths
     elif len(surface) > 1:
         console.print("cost by budget (kept: share of the full cache; delta NLL in nats per token, 95 % interval)")
         console.print(_cost_table(surface))
+    if scores is not None:
+        console.print("scores of the judge, 1 to 10 (95 % interval over prompts)")
+        console.print(_score_table(scores))
     console.print("gates")
     console.print(_gate_table(record))
     for path in paths:
@@ -106,6 +111,17 @@ def _notes_on_data(record: Record) -> list[str]:
     if evaluation["shared_examples"]:
         notes.append(f"evaluation: {evaluation['shared_examples']} examples that also calibrate were left out")
     return notes
+
+
+def _score_table(scores: pd.DataFrame) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("budget", no_wrap=True)
+    for heading in ("score", "judged", "missing", "empty"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for _, row in scores.iterrows():
+        score = f"{row['score']:.2f} ({row['score_low']:.2f}, {row['score_high']:.2f})"
+        table.add_row(str(row["asked"]), score, *(str(row[name]) for name in ("judged", "missing", "empty")))
+    return table
 
 
 def _cost_table(surface: pd.DataFrame) -> Table:

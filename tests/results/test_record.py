@@ -21,6 +21,7 @@ def test_the_file_has_the_promised_keys_and_is_strict_json(tmp_path: Path) -> No
     assert set(written) == {
         "schema_version", "status", "id", "spectrum_id", "settings", "tokens", "tokens_per_dim", "converged", "ner",
         "perplexity", "gates", "versions", "git_commit", "device", "seconds", "peak_memory_bytes", "splits",
+            "judged",
     }  # fmt: skip
     assert written["schema_version"] == 2
     assert written["gates"] == {"token_count": {"passed": True, "value": 0, "limit": 0}}

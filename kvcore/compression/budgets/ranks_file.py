@@ -1,5 +1,6 @@
 """Files of ranks: what a run allocated, to be read by later ones."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 from kvcore.cell import write_atomically
 from kvcore.compression.allocation import Allocation, KvDims, only
 from kvcore.model.geometry import KINDS
-from kvcore.schema import SettingError
+from kvcore.schema import SettingError, first_line
 
 SCHEMA_VERSION = 1
 
@@ -64,6 +65,18 @@ def read_ranks(path: Path, kv_dims: KvDims, *, model_revision: str) -> list[Allo
     if not truncating:
         raise SettingError("rank_budget.path", str(path), "none of its allocations truncates anything")
     return truncating
+
+
+def ranks_revision(path: Path) -> str:
+    """Return the SHA-256 of a file of ranks.
+
+    Raises:
+        SettingError: It cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingError("rank_budget.path", str(path), f"cannot be read ({first_line(error)})") from error
 
 
 def _described(allocation: Allocation, kv_dims: KvDims) -> dict[str, Any]:

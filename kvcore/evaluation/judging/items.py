@@ -8,7 +8,6 @@ from typing import Literal
 
 from kvcore.data.examples import Example
 from kvcore.evaluation.generation import Answer
-from kvcore.schema import SettingError
 
 Anchor = Literal["untruncated", "reference"]
 NO_POINT = -1
@@ -40,13 +39,8 @@ def judged_examples(examples: Sequence[Example], prompts: int | None) -> list[Ex
 
     Args:
         examples: Examples in the order drawn by the seed.
-        prompts: How many; None: all.
-
-    Raises:
-        SettingError: There are fewer.
+        prompts: How many at most; None: all.
     """
-    if prompts is not None and prompts > len(examples):
-        raise SettingError("judge.prompts", prompts, f"the selected examples are {len(examples)}")
     return list(examples[:prompts])
 
 
@@ -85,11 +79,15 @@ def judged_items(
         for prompt, answer in enumerate(given)
     ]
     for prompt in anchor_prompts(len(examples), anchor_share, seed):
-        reference = Answer(examples[prompt].response, 0, ended=True)
         items.append(_item(examples, prompt, NO_POINT, "untruncated", untruncated[prompt]))
-        items.append(_item(examples, prompt, NO_POINT, "reference", reference))
+        items.append(reference_item(examples, prompt))
     random.Random(f"order {seed}").shuffle(items)  # noqa: S311 - a reproducible order, not a secret
     return items
+
+
+def reference_item(examples: Sequence[Example], prompt: int) -> JudgedItem:
+    """Return the reference of a prompt as an answer to be judged."""
+    return _item(examples, prompt, NO_POINT, "reference", Answer(examples[prompt].response, 0, ended=True))
 
 
 def _item(examples: Sequence[Example], prompt: int, point: int, anchor: Anchor | None, answer: Answer) -> JudgedItem:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvcore.evaluation.intervals import mean_interval
+from kvcore.evaluation.intervals import NO_INTERVAL, Interval, bootstrap_interval, mean_interval, ratio_of_sums
 
 # Scores that lie this close together, on a scale from 1 to 10, tell nothing apart.
 _NO_INFORMATION = 0.05
@@ -34,6 +34,31 @@ def score_table(judgements: pd.DataFrame, points: Sequence[tuple[float, float]])
         rows.append(place | _mean_score(judgements[judgements["anchor"] == anchor]))
     types = {"anchor": "str", "key_ratio": "float64", "value_ratio": "float64", "score": "float64"}
     return pd.DataFrame(rows).astype(types)
+
+
+def mean_over_grid(judgements: pd.DataFrame, scores: pd.DataFrame) -> tuple[float | None, Interval]:
+    """Return the mean score over the points of a grid without (1, 1), and its 95 % bootstrap interval over prompts.
+
+    Args:
+        judgements: From `judge_answers`.
+        scores: From `score_table`.
+
+    Returns:
+        None where the points are not those of a grid, or no answer has a score.
+    """
+    truncated = (scores["key_ratio"] < 1) | (scores["value_ratio"] < 1)
+    points = scores.loc[truncated & scores["key_ratio"].notna(), "point"]
+    by_prompt = scores_by_prompt(judgements, points)
+    if by_prompt.empty:
+        return None, NO_INTERVAL
+    sums, counts = by_prompt.sum(axis=1).to_numpy(dtype="float64"), by_prompt.count(axis=1).to_numpy(dtype="float64")
+    return float(sums.sum() / counts.sum()), bootstrap_interval([sums, counts], ratio_of_sums)
+
+
+def scores_by_prompt(judgements: pd.DataFrame, points: "pd.Series[int]") -> pd.DataFrame:
+    """Return the scores of some points: a row for each prompt that has one, a column for each point."""
+    wanted = judgements[judgements["point"].isin(points)].dropna(subset="score")
+    return wanted.pivot(index="prompt", columns="point", values="score")
 
 
 def _mean_score(judgements: pd.DataFrame) -> dict[str, object]:
