@@ -50,6 +50,11 @@ class Part(NamedTuple):
         return sum(example.full_length > self.max_length for example in self.encoded)
 
     @property
+    def examples(self) -> list[Example]:
+        """The tokenized examples as they were before."""
+        return [self.split.examples[example.number] for example in self.encoded]
+
+    @property
     def numbers(self) -> list[int]:
         """Place of each tokenized example among the usable examples of its dataset."""
         return [self.split.numbers[example.number] for example in self.encoded]
@@ -202,12 +207,12 @@ def load_inputs(settings: Settings, sources: Sources, loader: ModelLoader, progr
         geometry = discover(model)
         check_expected(geometry, **dict(settings.model.expected))
     with progress.running("read", f"reading {settings.dataset.name}"):
-        calibration, evaluation, shared_examples = _read(settings, sources, tokenizer)
+        calibration, evaluation, shared_examples = read_parts(settings, sources, tokenizer)
         check_vocabulary([*calibration.encoded, *evaluation.encoded], model.config.vocab_size)
     return Inputs(model, tokenizer, geometry, calibration, evaluation, shared_examples)
 
 
-def _read(settings: Settings, sources: Sources, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, Part, int]:
+def read_parts(settings: Settings, sources: Sources, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, Part, int]:
     """Return what calibrates, what is evaluated on, and how many examples of the latter were in both."""
     dataset, wanted = settings.dataset, settings.evaluation
     tokenized = partial(encode, tokenizer=tokenizer, template=settings.model.template)

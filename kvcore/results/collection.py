@@ -12,7 +12,8 @@ from kvcore.schema import SettingError, UserError, first_line
 
 CELL_COLUMNS = [
     "model", "dataset", "language", "evaluated_on", "evaluated_language", "rank_budget", "ner_key", "ner_value",
-    "tokens", "tokens_per_dim", "converged", "perplexity", "grid_mean_nd_ppl", "status", "id", "spectrum_id", "path",
+    "tokens", "tokens_per_dim", "converged", "perplexity", "grid_mean_nd_ppl", "judged", "status", "id",
+    "spectrum_id", "path",
 ]  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def _row(path: Path) -> dict[str, Any]:
             "ner_value": record["ner"]["value"],
             "perplexity": record["perplexity"]["baseline"],
             "grid_mean_nd_ppl": record["perplexity"]["grid_mean_nd_ppl"],
+            "judged": record["judged"] is not None,
             "path": str(path),
         } | {name: record[name] for name in ("tokens", "tokens_per_dim", "converged", "status", "id", "spectrum_id")}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from kvcore.evaluation.intervals import LEVEL, Samples
+from kvcore.evaluation.judging.scores import grid_scores
 from kvcore.results import figures
 from kvcore.results.collection import cell_table
 from kvcore.schema import UserError
@@ -40,10 +41,13 @@ class Cell:
         """Read the tables of a finished cell with a grid."""
         self.model = str(cell["model"])
         self.data = f"{cell['dataset']}, {cell['language']}"
-        self.predictors = _predictors(cell_table(cell["path"], "layers"))
-        self.costs = {
-            "nd_ppl": _nd_ppl(cell_table(cell["path"], "perplexity"), cell_table(cell["path"], "likelihoods"))
-        }
+        tables = {name: cell_table(cell["path"], name) for name in ("layers", "perplexity", "likelihoods")}
+        self.predictors = _predictors(tables["layers"])
+        self.costs = {"nd_ppl": _nd_ppl(tables["perplexity"], tables["likelihoods"])}
+        if cell["judged"]:
+            by_prompt = grid_scores(cell_table(cell["path"], "judgements"), cell_table(cell["path"], "scores"))
+            if not by_prompt.empty:
+                self.costs["gpt_score"] = _gpt_score(by_prompt)
 
 
 def _predictors(layers: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -65,6 +69,13 @@ def _nd_ppl(points: pd.DataFrame, likelihoods: pd.DataFrame) -> Samples:
     counts = _draws_of(len(nll))
     with np.errstate(over="ignore"):
         return np.asarray(np.expm1(counts @ growth / (counts @ tokens)[:, None]).mean(1))
+
+
+def _gpt_score(by_prompt: pd.DataFrame) -> Samples:
+    """Return (1 + DRAWS,): mean score over the grid without (1, 1), of all prompts and of draws of them."""
+    counts = _draws_of(len(by_prompt))
+    sums, judged = by_prompt.sum(axis=1).to_numpy(dtype=np.float64), by_prompt.count(axis=1).to_numpy(dtype=np.float64)
+    return np.asarray(counts @ sums / (counts @ judged))
 
 
 def _draws_of(count: int) -> NDArray[np.float64]:

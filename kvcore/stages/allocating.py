@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from kvcore.cell import Cell
@@ -16,7 +17,7 @@ from kvcore.compression.allocation import (
 )
 from kvcore.compression.budgets.energy import energy_ranks, ranks_at_energy
 from kvcore.compression.budgets.importance import block_influence, importance_ranks
-from kvcore.compression.budgets.ranks_file import read_ranks
+from kvcore.compression.budgets.ranks_file import count_ranks, read_ranks
 from kvcore.compression.budgets.sensitivity import CANDIDATES, Divergence, measure_sensitivities, sensitivity_ranks
 from kvcore.compression.budgets.uniform import ranks_at_ratios, uniform_ranks
 from kvcore.compression.budgets.waterfill import waterfill_ranks
@@ -54,6 +55,23 @@ def allocate(cell: Cell, inputs: Inputs, spectra: Spectra, progress: StageProgre
     settings = cell.settings.rank_budget
     full = kv_dims(spectra)
     return [untruncated(full), *_truncating(cell, settings, inputs, spectra, progress)]
+
+
+def count_allocations(settings: RankBudgetSettings) -> int:
+    """Return how many allocations a rank budget stands for, that of the untruncated model included.
+
+    Raises:
+        SettingError: A file of ranks cannot be read.
+    """
+    if isinstance(settings, NoRankBudget):
+        return 1
+    if isinstance(settings, GridRankBudget):
+        return len({(1.0, 1.0), *product(settings.key_ratios, settings.value_ratios)})
+    if isinstance(settings, FileRankBudget):
+        return 1 + count_ranks(Path(settings.path).expanduser())
+    if isinstance(settings, EnergyRankBudget) and settings.shares:
+        return 1 + len(settings.shares)
+    return 1 + len(settings.budgets)
 
 
 def check_rank_budget(settings: RankBudgetSettings, kv_dims: KvDims, model_revision: str) -> None:
@@ -103,8 +121,7 @@ def _grid(kv_dims: KvDims, key_ratios: Sequence[float], value_ratios: Sequence[f
             key_ratio=key_ratio,
             value_ratio=value_ratio,
         )
-        for key_ratio in key_ratios
-        for value_ratio in value_ratios
+        for key_ratio, value_ratio in product(key_ratios, value_ratios)
         if (key_ratio, value_ratio) != (1.0, 1.0)
     ]
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from kvcore.cell import Cell
 from kvcore.compression.allocation import Allocation
@@ -14,6 +15,7 @@ from kvcore.data.encoding import encode_prompts
 from kvcore.data.examples import Example
 from kvcore.evaluation.generation import Answer, generate_answers, generation_tokens
 from kvcore.evaluation.judging.cache import JudgementCache
+from kvcore.evaluation.judging.cost import NO_COST, JudgingCost, judging_cost
 from kvcore.evaluation.judging.endpoint import EndpointJudge
 from kvcore.evaluation.judging.items import anchor_prompts, judged_examples, judged_items, reference_item
 from kvcore.evaluation.judging.judge import Judge
@@ -21,11 +23,12 @@ from kvcore.evaluation.judging.judging import judge_answers
 from kvcore.evaluation.judging.local import LocalJudge
 from kvcore.evaluation.judging.rubric import Rubric, read_rubric
 from kvcore.evaluation.judging.scores import score_table
-from kvcore.model.loading import Weights
-from kvcore.preparation import Inputs, ModelLoader, context_of
+from kvcore.model.loading import Weights, load_tokenizer, read_config
+from kvcore.preparation import Inputs, ModelLoader, context_of, identify, read_parts
 from kvcore.progress import StageProgress
-from kvcore.schema import NoJudge, OpenAIJudge, TransformersJudge
+from kvcore.schema import NoJudge, OpenAIJudge, Settings, TransformersJudge
 from kvcore.spectrum.tables import Spectra
+from kvcore.stages.allocating import count_allocations
 
 JUDGEMENTS = "judgements"  # folder of replies under the output root, shared by all cells
 
@@ -83,16 +86,8 @@ def convene(
     settings = cell.settings.judge
     if isinstance(settings, NoJudge):
         return None
-    part = inputs.evaluation
-    examples = judged_examples([part.split.examples[e.number] for e in part.encoded], settings.prompts)
-    prompts = encode_prompts(
-        examples,
-        inputs.tokenizer,
-        judge=settings.name,
-        max_new_tokens=settings.max_new_tokens,
-        context=context_of(inputs.model.config, cell.settings.model),
-        template=cell.settings.model.template,
-    )
+    examples = judged_examples(inputs.evaluation.examples, settings.prompts)
+    prompts = _prompts(cell.settings, settings, examples, inputs.tokenizer, inputs.model.config)
     with progress.running("judge", f"calling the judge ({settings.name})"):
         judge = _judge(settings, weights, loader)
         court = Court(
@@ -103,6 +98,54 @@ def convene(
         first = [reference_item(examples, prompt) for prompt in anchors]
         judge_answers(first, judge, court.cache, court.rubric, max_missing=1.0)
     return court
+
+
+def _prompts(
+    settings: Settings,
+    judge: OpenAIJudge | TransformersJudge,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+) -> list[Tensor]:
+    return encode_prompts(
+        examples,
+        tokenizer,
+        judge=judge.name,
+        max_new_tokens=judge.max_new_tokens,
+        context=context_of(config, settings.model),
+        template=settings.model.template,
+    )
+
+
+def estimate_cost(settings: Settings, progress: StageProgress) -> JudgingCost:
+    """Return what judging a cell would cost at most; nothing if it is finished, or has no judge.
+
+    Tokens are counted with the tokenizer of the model that answers: the judge's may not be here.
+
+    Raises:
+        SettingError: Something the settings point at cannot be used, or the prompts cannot be answered.
+    """
+    judge = settings.judge
+    if isinstance(judge, NoJudge):
+        return NO_COST
+    cell, sources = identify(settings, progress)
+    if cell.is_finished():
+        return NO_COST
+    tokenizer = load_tokenizer(sources.weights)
+    _, evaluation, _ = read_parts(settings, sources, tokenizer)
+    examples = judged_examples(evaluation.examples, judge.prompts)
+    _prompts(settings, judge, examples, tokenizer, read_config(sources.weights))
+    return judging_cost(
+        examples,
+        tokenizer,
+        read_rubric(judge.rubric),
+        points=count_allocations(settings.rank_budget),
+        max_new_tokens=judge.max_new_tokens,
+        max_reply_tokens=judge.max_reply_tokens if isinstance(judge, OpenAIJudge) else 0,
+        anchor_share=judge.anchor_share,
+        seed=settings.seed,
+        untruncated_is_a_point=True,
+    )
 
 
 def _judge(settings: OpenAIJudge | TransformersJudge, weights: Weights | None, loader: ModelLoader) -> Judge:

@@ -47,24 +47,47 @@ def read_ranks(path: Path, kv_dims: KvDims, *, model_revision: str) -> list[Allo
     Raises:
         SettingError: It cannot be read, is of another model, or has ranks that do not fit.
     """
+    content = _read(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
         if content["model"]["revision"] != model_revision:
             allowed = f"holds the ranks of another model: {content['model']['name']}, or other weights of this name"
             raise SettingError("rank_budget.path", str(path), allowed)
         found = [_allocation(entry, kv_dims) for entry in content["allocations"]]
     except SettingError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        allowed = f"cannot be used as a ranks.json ({reason})"
-        raise SettingError("rank_budget.path", str(path), allowed) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unusable(path, error) from error
     truncating = [allocation for allocation in found if allocation.truncating(kv_dims)]
     if not truncating:
         raise SettingError("rank_budget.path", str(path), "none of its allocations truncates anything")
     return truncating
+
+
+def count_ranks(path: Path) -> int:
+    """Return how many allocations of a file truncate something.
+
+    Raises:
+        SettingError: It cannot be read.
+    """
+    try:
+        return sum(entry["cost_ratio"] < 1 for entry in _read(path)["allocations"])
+    except (KeyError, TypeError) as error:
+        raise _unusable(path, error) from error
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(path, error) from error
+    return content
+
+
+def _unusable(path: Path, error: Exception) -> SettingError:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return SettingError("rank_budget.path", str(path), f"cannot be used as a ranks.json ({reason})")
 
 
 def ranks_revision(path: Path) -> str:

@@ -28,6 +28,11 @@ class JudgingCost:
     reply_tokens: int
     cached: int
 
+    def __str__(self) -> str:
+        """Say it in words."""
+        tokens = f"{self.prompt_tokens:,} tokens in prompts and {self.reply_tokens:,} in replies"
+        return f"at most {self.requests:,} requests, {tokens}"
+
     def __add__(self, other: "JudgingCost") -> "JudgingCost":
         """Return the cost of both, for example of two cells."""
         return JudgingCost(

@@ -46,17 +46,17 @@ def mean_over_grid(judgements: pd.DataFrame, scores: pd.DataFrame) -> tuple[floa
     Returns:
         None where the points are not those of a grid, or no answer has a score.
     """
-    truncated = (scores["key_ratio"] < 1) | (scores["value_ratio"] < 1)
-    points = scores.loc[truncated & scores["key_ratio"].notna(), "point"]
-    by_prompt = scores_by_prompt(judgements, points)
+    by_prompt = grid_scores(judgements, scores)
     if by_prompt.empty:
         return None, NO_INTERVAL
     sums, counts = by_prompt.sum(axis=1).to_numpy(dtype="float64"), by_prompt.count(axis=1).to_numpy(dtype="float64")
     return float(sums.sum() / counts.sum()), bootstrap_interval([sums, counts], ratio_of_sums)
 
 
-def scores_by_prompt(judgements: pd.DataFrame, points: "pd.Series[int]") -> pd.DataFrame:
-    """Return the scores of some points: a row for each prompt that has one, a column for each point."""
+def grid_scores(judgements: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores at the points of a grid without (1, 1): a row for each judged prompt, a column a point."""
+    truncated = (scores["key_ratio"] < 1) | (scores["value_ratio"] < 1)
+    points = scores.loc[truncated & scores["key_ratio"].notna(), "point"]
     wanted = judgements[judgements["point"].isin(points)].dropna(subset="score")
     return wanted.pivot(index="prompt", columns="point", values="score")
 
