@@ -33,11 +33,13 @@ pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets and print the tabl
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest
 
-bench: $(INSTALLED) ## compare the engine's speed with others and with the forward pass (about 15 minutes)
+bench: $(INSTALLED) ## compare the engine's speed with others and with the forward pass (about 25 minutes)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/capture.py
 	@$(BIN)/python benchmarks/capture.py --model gemma3_270m --examples 12 --rounds 3
+	@$(BIN)/python benchmarks/evaluation.py
+	@$(BIN)/python benchmarks/evaluation.py --model gemma3_270m --rounds 3
 
 lint: $(INSTALLED) types ## check style, docstrings, annotations and types
 	@$(BIN)/ruff check .

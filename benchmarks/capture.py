@@ -79,15 +79,15 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    overrides = [f"model={arguments.model}", f"dataset.max_examples={arguments.examples}"]
+    overrides = [f"model={arguments.model}", f"dataset.max_examples={arguments.examples}", "evaluation.share=0"]
     if arguments.data:
         overrides += ["dataset=local", f"dataset.path={arguments.data}"]
     settings = composed_settings(overrides, Path(__file__).resolve().parents[1] / "conf")
     with StageProgress(visible=False) as progress:
-        _, weights, data = identify(settings, progress)
-        inputs = load_inputs(settings, weights, data, ModelLoader(), progress)
+        _, sources = identify(settings, progress)
+        inputs = load_inputs(settings, sources, ModelLoader(), progress)
     model, geometry = inputs.model, inputs.geometry
-    batches = make_batches(inputs.encoded, batch_tokens=arguments.batch_tokens)
+    batches = make_batches(inputs.calibration.encoded, batch_tokens=arguments.batch_tokens)
     variants: dict[str, Callable[[], None]] = {
         "published pattern (batch 1, logits, float32 hooks)": lambda: published_pattern(model, geometry, batches),
         "forward pass with logits, no capture": lambda: plain_forward(model, batches),
@@ -102,7 +102,8 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
     tokens = sum(batch.token_count for batch in batches)
     medians = {name: statistics.median(measured[1:]) for name, measured in seconds.items()}  # the first warms up
-    print(f"{arguments.model}, {len(inputs.encoded)} examples, {tokens} tokens, {torch.get_num_threads()} threads")
+    examples = len(inputs.calibration.encoded)
+    print(f"{arguments.model}, {examples} examples, {tokens} tokens, {torch.get_num_threads()} threads")
     for name, median in medians.items():
         print(f"{name:55}{tokens / median:9.0f} tokens/s   kvcore is {median / medians['kvcore']:.2f} times as fast")
 

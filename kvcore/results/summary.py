@@ -26,6 +26,7 @@ def print_summary(
     if record.status == UNTRUSTED:
         console.print("A GATE FAILED: these numbers cannot be trusted")
     console.print(_ner_table(record))
+    console.print(_perplexity_line(record), highlight=False, soft_wrap=True)
     if settings["rank_budget"]["name"] == "grid":
         console.print("perplexity by rank ratio (down: keys, across: values)")
         console.print(_surface_table(surface))
@@ -69,19 +70,26 @@ def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
 
 def _ner_table(record: Record) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("NER keys", "NER values", "tokens", "per dim", "converged", "perplexity", "ND-PPL"):
+    for heading in ("NER keys", "NER values", "tokens", "per dim", "converged"):
         table.add_column(heading, justify="right")
-    mean = record.perplexity["grid_mean_nd_ppl"]
     table.add_row(
         f"{record.ner['key']:.4f}",
         f"{record.ner['value']:.4f}",
         f"{record.tokens:,}",
         f"{record.tokens_per_dim:.1f}",
         "yes" if record.converged else "NO",
-        f"{record.perplexity['baseline']:.4f}",
-        "-" if mean is None else f"{mean:.4g}",
     )
     return table
+
+
+def _perplexity_line(record: Record) -> str:
+    found = record.perplexity
+    low, high = found["baseline_interval"]
+    line = f"perplexity {found['baseline']:.4f} ({low:.4g}, {high:.4g})"
+    if found["grid_mean_nd_ppl"] is not None:
+        low, high = found["grid_mean_nd_ppl_interval"]
+        line += f", mean ND-PPL {found['grid_mean_nd_ppl']:.4f} ({low:.3g}, {high:.3g})"
+    return f"{line}; in brackets: 95 % intervals over examples"
 
 
 def _surface_table(surface: pd.DataFrame) -> Table:
