@@ -6,7 +6,7 @@ from pathlib import Path
 from kvcore.model.geometry import check_family
 from kvcore.model.loading import fetch_tensors, read_config
 from kvcore.preparation import locate_data, locate_weights
-from kvcore.schema import DatasetSettings, ModelSettings, Settings, UserError
+from kvcore.schema import DatasetSettings, ModelSettings, Settings, TransformersJudge, UserError
 
 
 def prefetch(cells: Iterable[Settings], say: Callable[[str], None]) -> bool:
@@ -21,7 +21,9 @@ def prefetch(cells: Iterable[Settings], say: Callable[[str], None]) -> bool:
     """
     settings = list(cells)
     wanted: list[ModelSettings | DatasetSettings] = [cell.model for cell in settings]
+    wanted += [cell.judge.model for cell in settings if isinstance(cell.judge, TransformersJudge)]
     wanted += [cell.dataset for cell in settings]
+    wanted += [cell.held_out.dataset for cell in settings if cell.held_out.dataset]
     complete = True
     for item in dict.fromkeys(wanted):
         label = f"{'model' if isinstance(item, ModelSettings) else 'dataset'} {item.name}"

@@ -33,7 +33,7 @@ def test_a_terminal_shows_stage_layers_tokens_speed_and_time_left(tiny_folder: P
     assert process.returncode == 0, text
     assert "loading tiny ..." in text
     assert re.search(r"capturing 3 layers .* [\d,]+ / [\d,]+ tokens [\d,]+ tokens/s \d+:\d+:\d+", text)
-    assert "perplexity at 4 rank ratios" in text
+    assert "perplexity of 4 allocations" in text
     assert text.rstrip().endswith("record.json")
 
 
@@ -50,7 +50,7 @@ def test_seconds_are_kept_by_stage_also_of_stages_that_fail() -> None:
         with progress.running("load"):
             pass
     try:
-        with progress.running("capture", tokens=10) as advance:
+        with progress.running("capture", total=10) as advance:
             advance(5)
             raise ZeroDivisionError
     except ZeroDivisionError:

@@ -14,6 +14,7 @@ from loopback import COMMIT, Repositories, serving
 HUB = [
     "model=hub", "model.id=owner/tiny", "dataset=hub", "dataset.id=owner/texts", "dataset.columns.text=text",
     "dataset.max_length=256", "rank_budget=none",
+    "evaluation.share=0",
 ]  # fmt: skip
 
 
