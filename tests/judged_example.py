@@ -1,13 +1,19 @@
 """Items to judge, and judges that say what a test tells them to."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from kvcore.data.examples import Example
 from kvcore.evaluation.generation import Answer
+from kvcore.evaluation.judging.cache import JudgementCache
 from kvcore.evaluation.judging.endpoint import EndpointJudge
 from kvcore.evaluation.judging.items import JudgedItem, judged_items
 from kvcore.evaluation.judging.judge import Judge, Receive, Reply
+from kvcore.evaluation.judging.judging import judge_answers
+from kvcore.evaluation.judging.rubric import read_rubric
 
 EXAMPLES = [Example(prompt=f"Question {index}?", response=f"Reference {index}.") for index in range(8)]
 
@@ -51,3 +57,14 @@ class ToldJudge(Judge):
         for index, prompt in enumerate(prompts):
             self.asked.append(prompt)
             receive(index, self.tell(prompt))
+
+
+def asked(judge: Judge, count: int = 1) -> list[Reply]:
+    """Return the replies to some prompts, in order."""
+    replies: dict[int, Reply] = {}
+    judge.ask([f"prompt {index}" for index in range(count)], replies.__setitem__)
+    return [replies[index] for index in range(count)]
+
+
+def judged(judge: Judge, folder: Path, **changes: Any) -> pd.DataFrame:
+    return judge_answers(items(), judge, JudgementCache(folder), read_rubric("v1"), **{"max_missing": 0.0} | changes)
