@@ -98,7 +98,7 @@ class Cell:
         asked = judge.model_dump(mode="json", include={"name", "prompts", "max_new_tokens", "anchor_share"})
         names = {"base_url", "model", "structured", "temperature", "max_reply_tokens"}
         if isinstance(judge, TransformersJudge):
-            who = judge.model.model_dump(mode="json", include={"dtype", "attention"})
+            who = judge.model.model_dump(mode="json", include={"dtype", "attention", "context"})
         else:
             who = judge.model_dump(mode="json", include=names)
         return asked | who | {"rubric": self.rubric_revision, "weights": self.judge_revision}

@@ -88,7 +88,7 @@ class DrawTransfers(Callback):
 
 
 def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
-    """Compose a grid as `run.py -m` does: every combination of the comma-separated choices.
+    """Compose a grid as `run.py` does: every combination of comma-separated choices, those of an experiment included.
 
     Args:
         arguments: Overrides as on the command line.
@@ -97,11 +97,18 @@ def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
     Raises:
         SettingsError: One line per fault of the first cell that has one.
     """
+    parse = OverridesParser.create().parse_overrides
+    overrides = parse(admit_unknown_settings(arguments))
+    given = {override.get_key_element() for override in overrides}
+    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    with initialize_config_dir(str(configuration), version_base="1.3"):
+        sweep = compose("config", fixed, return_hydra_config=True).hydra.sweeper.params or {}
+    named = parse([f"{name}={values}" for name, values in sweep.items()])  # by an experiment, such as transfer
     choices = [
-        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
         else [str(override.input_line)]
-        for override in OverridesParser.create().parse_overrides(admit_unknown_settings(arguments))
+        for override in [*overrides, *(override for override in named if override.get_key_element() not in given)]
     ]
     return [composed_settings(cell, configuration) for cell in product(*choices)]
 

@@ -18,7 +18,7 @@ from kvcore.spectrum.measurement import Measurement
 from kvcore.stages.allocating import allocate, check_rank_budget
 from kvcore.stages.checking import check_gates, recorded_gates, require_trust
 from kvcore.stages.evaluating import evaluate, evaluation_batches
-from kvcore.stages.judging import Court, convene, judge_allocations
+from kvcore.stages.judging import Court, convene, judge_allocations, require_judgements
 from kvcore.stages.measuring import measure_spectra
 from kvcore.stages.recording import (
     Outcome,
@@ -56,6 +56,7 @@ def run_cell(
             if console is not None:
                 console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
             require_trust(settings, recorded_gates(cell))
+            require_judgements(cell)
             return cell.record_path
         cell.open_folder()
         try:

@@ -81,6 +81,7 @@ def cost_tables(
                 "key_ratio": key_ratio,
                 "value_ratio": value_ratio,
                 "budget": math.nan if isinstance(asked, tuple) else asked,
+                "tokens": sum(tokens),
                 "cost_ratio": 0.5,
                 "kept_keys": 0.25,
                 "kept_values": 0.75,

@@ -114,6 +114,10 @@ def test_rules_over_several_settings() -> None:
     assert faults("dataset@held_out.dataset=pocket_code", held_out__dataset__max_tokens=5) == [
         "held_out.dataset.max_tokens = 5: set evaluation.max_tokens instead"
     ]
+    assert faults("language@held_out.language=german") == [
+        "held_out.language.name = 'german': goes with another dataset to evaluate on: dataset@held_out.dataset=..."
+    ]
+    assert parse_settings(composed("dataset=local", "dataset.path=x", "language.name=swahili")).held_out.dataset is None
     assert faults("dataset@held_out.dataset=pocket_code", "language@held_out.language=german") == [
         "held_out.language.name = 'german': dataset pocket_code has english"
     ]

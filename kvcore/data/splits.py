@@ -31,12 +31,12 @@ class Split:
         return Split(self.examples[:count], self.numbers[:count])
 
     def without(self, others: Collection[Example]) -> "Split":
-        """Return the examples whose text is in none of the others."""
-        known = set(others)
+        """Return the examples that are none of the others, but for upper case and white space."""
+        known = {_bare(example) for example in others}
         kept = [
             (example, number)
             for example, number in zip(self.examples, self.numbers, strict=True)
-            if example not in known
+            if _bare(example) not in known
         ]
         return Split(tuple(example for example, _ in kept), tuple(number for _, number in kept))
 
@@ -62,6 +62,10 @@ def split_examples(examples: Sequence[Example], *, share: float, seed: int) -> t
         raise SettingError("evaluation.share", share, allowed)
     calibration, evaluation = order[: len(order) - held_out], order[len(order) - held_out :]
     return _split_of(examples, calibration), _split_of(examples, evaluation)
+
+
+def _bare(example: Example) -> str:
+    return " ".join(f"{example.prompt or ''} {example.response}".casefold().split())
 
 
 def _split_of(examples: Sequence[Example], numbers: Sequence[int]) -> Split:

@@ -74,7 +74,7 @@ def grid_mean_nd_ppl(surface: PerplexitySurface) -> tuple[float | None, Interval
     None where the allocations are not those of a grid.
     """
     points = surface.points
-    wanted = points.index[(points["strategy"] == "grid") & ~((points["key_ratio"] == 1) & (points["value_ratio"] == 1))]
+    wanted = points.index[(points["key_ratio"] < 1) | (points["value_ratio"] < 1)]  # NaN where there is no grid
     if len(wanted) == 0:
         return None, NO_INTERVAL
     nll = surface.examples.pivot_table(index="example", columns="point", values="nll")

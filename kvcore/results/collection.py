@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kvcore.cell import RECORD_NAME
-from kvcore.results.record import SCHEMA_VERSION
+from kvcore.results.record import FINISHED, SCHEMA_VERSION
 from kvcore.schema import SettingError, UserError, first_line
 
 CELL_COLUMNS = [
@@ -35,6 +35,11 @@ def collect(output_root: Path) -> pd.DataFrame:
         raise SettingError("output_root", str(output_root), "no finished cell under it")
     cells = pd.DataFrame([_row(path) for path in paths], columns=CELL_COLUMNS)
     return cells.sort_values(["model", "dataset", "language", "id"], ignore_index=True)
+
+
+def trusted(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells all of whose gates passed."""
+    return cells[cells["status"] == FINISHED]
 
 
 def cell_table(record: str, name: str) -> pd.DataFrame:

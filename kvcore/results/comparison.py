@@ -4,18 +4,19 @@ import numpy as np
 import pandas as pd
 
 from kvcore.evaluation.intervals import NO_INTERVAL, Interval, bootstrap_interval, ratio_of_sums
-from kvcore.results.collection import cell_table
+from kvcore.results.collection import cell_table, trusted
 from kvcore.schema import UserError
 
 REFERENCE = "uniform"
-_SAME = ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
+# Cells that share these have the same spectra, and so the same weights, calibration data and capture.
+_SAME = ["model", "dataset", "language", "evaluated_on", "evaluated_language", "spectrum_id"]
 
 
 def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
     """Return what every strategy costs at every budget, and what share that is of the cost of the uniform one.
 
     Args:
-        cells: From `kvcore.results.collection.collect`.
+        cells: From `kvcore.results.collection.collect`; those whose gates failed are left out.
 
     Returns:
         Columns: those of the data, budget, strategy, cost_ratio, kept_keys, kept_values, delta_nll, and `share`, its
@@ -23,10 +24,10 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
         its 95 % bootstrap interval over examples, drawn together for both budgets.
 
     Raises:
-        UserError: No cell has a budget to compare, or two cells are of one strategy.
+        UserError: No cell has a budget to compare, two cells are of one strategy, or were evaluated on other tokens.
     """
     rows = []
-    for data, group in cells.groupby(_SAME):
+    for data, group in trusted(cells).groupby(_SAME):
         strategies = [_Budgets(record) for record in group["path"]]
         found = {(part.strategy, budget): part for part in strategies for budget in part.points.index}
         if len(found) < sum(len(part.points) for part in strategies):
@@ -69,12 +70,17 @@ class _Budgets:
 
     def _share(self, budget: float, reference: "_Budgets") -> tuple[float, Interval]:
         growth, uniform_growth = self._growth(budget), reference._growth(budget)
-        if not growth.index.equals(uniform_growth.index):
-            raise UserError(f"{self.strategy} and {REFERENCE} were evaluated on different examples")
+        if not self._targets().equals(reference._targets()):
+            raise UserError(f"{self.strategy} and {REFERENCE} were evaluated on different examples or tokens")
 
         numerators, denominators = growth.to_numpy(dtype=np.float64), uniform_growth.to_numpy(dtype=np.float64)
         share = float(numerators.sum() / denominators.sum())
         return share, bootstrap_interval([numerators, denominators], ratio_of_sums)
+
+    def _targets(self) -> "pd.Series[int]":
+        """By example, the number of tokens that were predicted."""
+        targets: pd.Series[int] = self._likelihoods[self._likelihoods["point"] == 0].set_index("example")["tokens"]
+        return targets
 
     def _growth(self, budget: float) -> "pd.Series[float]":
         """By example, how much its NLL grew over that of the untruncated model."""

@@ -135,13 +135,13 @@ def _score_table(scores: pd.DataFrame) -> Table:
 def _cost_table(surface: pd.DataFrame) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("budget", no_wrap=True)
-    for heading in ("kept", "keys", "values", "break even\n(tokens)", "perplexity", "delta NLL"):
+    for heading in ("kept", "keys", "values", "break even\n(tokens)", "delta NLL"):
         table.add_column(heading, justify="right", no_wrap=True)
     for _, row in surface.iterrows():
         kept = [f"{row[name]:.3f}" for name in ("cost_ratio", "kept_keys", "kept_values")]
         even = f"{row['break_even_tokens']:,.0f}" if math.isfinite(row["break_even_tokens"]) else "-"
-        delta = f"{row['delta_nll']:.4f} ({row['delta_nll_low']:.4f}, {row['delta_nll_high']:.4f})"
-        table.add_row(str(row["asked"]), *kept, even, f"{row['perplexity']:.3f}", delta if row["point"] else "0")
+        delta = f"{row['delta_nll']:.3f} ({row['delta_nll_low']:.3f}, {row['delta_nll_high']:.3f})"
+        table.add_row(str(row["asked"]), *kept, even, delta if row["point"] else "0")
     return table
 
 
@@ -204,15 +204,15 @@ _KINDS = {"key": "K", "value": "V", "both": "K+V"}
 def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
     """Print correlations, see `kvcore.results.correlation.correlate`."""
     for (model, cost), group in correlations.groupby(["model", "cost"], sort=False):
-        console.print(f"\n{model}, {cost}, {group['cells'].iloc[0]} cells (95 % intervals over cells)", markup=False)
+        console.print(f"\n{model}, {cost}, {group['cells'].iloc[0]} cells (95 % intervals over datasets)", markup=False)
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("metric", no_wrap=True)
         for heading in ("Pearson", "Spearman", "Kendall"):
             table.add_column(heading, justify="right", no_wrap=True)
         for _, row in group.iterrows():
-            found = (
+            found = [
                 f"{row[name]:.2f} ({row[f'{name}_cells_low']:.2f}, {row[f'{name}_cells_high']:.2f})"
-                for name in ("pearson", "spearman", "kendall")
-            )
-            table.add_row(f"{_METRICS[row['metric']]} {_KINDS[row['kind']]}", *found)
+                for name in ("pearson", "spearman")
+            ]
+            table.add_row(f"{_METRICS[row['metric']]} {_KINDS[row['kind']]}", *found, f"{row['kendall']:.2f}")
         console.print(table)

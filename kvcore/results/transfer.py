@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kvcore.results import figures
-from kvcore.results.collection import cell_table
+from kvcore.results.collection import cell_table, trusted
 from kvcore.schema import UserError
 
 
@@ -30,11 +30,13 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
     """Yield the transfer matrix of every model and budget.
 
     Args:
-        cells: From `kvcore.results.collection.collect`.
+        cells: From `kvcore.results.collection.collect`; those whose gates failed are left out.
 
     Raises:
-        UserError: No cell was evaluated on another dataset, or two belong in one field.
+        UserError: No cell was evaluated on another dataset, two belong in one field, or a row has two bases, or a
+            column several numbers of tokens.
     """
+    cells = trusted(cells)
     own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
     if own.all():
         raise UserError("no finished cell was evaluated on another dataset than its own, as experiment=transfer does")
@@ -43,6 +45,14 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
         twice = group[group.duplicated(["basis", "evaluated"], keep=False)]
         if len(twice):
             raise UserError("these cells belong in one field of a transfer matrix:\n" + "\n".join(twice["path"]))
+        for along, what, said in (
+            ("basis", "spectrum_id", "bases were computed in several ways"),
+            ("evaluated", "tokens", "cost was measured on several numbers of tokens"),
+        ):
+            several = group[group.groupby(along)[what].transform("nunique") > 1]
+            if len(several):
+                name = several[along].iloc[0]
+                raise UserError(f"in one transfer matrix, for {name} the {said}:\n" + "\n".join(several["path"]))
         matrix = group.pivot(index="basis", columns="evaluated", values="delta_nll")
         names = sorted({*matrix.index, *matrix.columns})
         yield Transfer(str(model), str(asked), matrix.reindex(index=names, columns=names))
@@ -62,11 +72,12 @@ def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _points(cell: "pd.Series[str]") -> pd.DataFrame:
-    points = cell_table(cell["path"], "perplexity").iloc[1:][["asked", "delta_nll"]]
+    points = cell_table(cell["path"], "perplexity").iloc[1:][["asked", "delta_nll", "tokens"]]
     return points.assign(
         model=cell["model"],
         basis=_data(cell["dataset"], cell["language"]),
         evaluated=_data(cell["evaluated_on"], cell["evaluated_language"]),
+        spectrum_id=cell["spectrum_id"],
         path=cell["path"],
     )
 

@@ -45,13 +45,15 @@ class OpenAIJudge(_Judge):
     timeout_seconds: Seconds
     retry_seconds: Annotated[float, Field(ge=0)]
 
-    @field_validator("base_url")
+    @field_validator("base_url", mode="before")
     @classmethod
-    def _holds_no_secret(cls, address: str) -> str:
+    def _holds_no_secret(cls, address: object) -> object:
         """Refuse a user, a password and a query without repeating them: settings are written down."""
+        if not isinstance(address, str):
+            return address
         if re.search(r"[?#@]", address):
             raise SettingError("judge.base_url", "(not shown)", "an address without user, password, query and anchor")
-        return address
+        return address.rstrip("/")
 
     @field_validator("key_variable")
     @classmethod
@@ -67,6 +69,14 @@ class TransformersJudge(_Judge):
 
     name: Literal["transformers"]
     model: ModelSettings
+
+    @field_validator("model")
+    @classmethod
+    def _is_asked_in_its_own_template(cls, model: ModelSettings) -> ModelSettings:
+        if model.template != "plain":
+            allowed = "leave this at plain: a judge is asked in its tokenizer's chat template where it has one"
+            raise SettingError("judge.model.template", model.template, allowed)
+        return model
 
 
 JudgeSettings = Annotated[NoJudge | OpenAIJudge | TransformersJudge, Field(discriminator="name")]

@@ -91,6 +91,12 @@ def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, who
 def _language_faults(values: Mapping[str, Any]) -> list[str]:
     """Check across groups, whether or not the groups themselves are in order."""
     faults = []
+    held_out, language = values.get("held_out"), values.get("language")
+    if isinstance(held_out, Mapping) and isinstance(language, Mapping) and held_out.get("dataset") is None:
+        other = held_out.get("language")
+        if isinstance(other, Mapping) and other != language:
+            allowed = "goes with another dataset to evaluate on: dataset@held_out.dataset=..."
+            faults.append(str(SettingError("held_out.language.name", other.get("name"), allowed)))
     for prefix, groups in (("", values), ("held_out.", values.get("held_out"))):
         dataset, language = (groups.get(name) if isinstance(groups, Mapping) else None for name in _OF_THE_DATA)
         if isinstance(dataset, Mapping) and isinstance(language, Mapping):

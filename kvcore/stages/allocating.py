@@ -82,9 +82,10 @@ def check_rank_budget(settings: RankBudgetSettings, kv_dims: KvDims, model_revis
     """
     if isinstance(settings, FileRankBudget):
         read_ranks(Path(settings.path).expanduser(), kv_dims, model_revision=model_revision)
+    apart = isinstance(settings, ImportanceRankBudget) or getattr(settings, "kind", "pooled") == "apart"
     for budget in getattr(settings, "budgets", ()):
-        for kind in KINDS:
-            affordable_numbers(only(kind, kv_dims), budget)
+        for part in [only(kind, kv_dims) for kind in KINDS] if apart else [kv_dims]:
+            affordable_numbers(part, budget)
         if isinstance(settings, WaterfillRankBudget | SensitivityRankBudget):
             least_ranks(kv_dims, settings.floor, budget)
 

@@ -1,5 +1,6 @@
 """Stage: answers under every allocation, and what a judge makes of them."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from kvcore.evaluation.judging.cache import JudgementCache
 from kvcore.evaluation.judging.cost import NO_COST, JudgingCost, judging_cost
 from kvcore.evaluation.judging.endpoint import EndpointJudge
 from kvcore.evaluation.judging.items import anchor_prompts, judged_examples, judged_items, reference_item
-from kvcore.evaluation.judging.judge import Judge
+from kvcore.evaluation.judging.judge import FAILED, Judge
 from kvcore.evaluation.judging.judging import judge_answers
 from kvcore.evaluation.judging.local import LocalJudge
 from kvcore.evaluation.judging.rubric import Rubric, read_rubric
@@ -26,7 +27,7 @@ from kvcore.evaluation.judging.scores import score_table
 from kvcore.model.loading import Weights, load_tokenizer, read_config
 from kvcore.preparation import Inputs, ModelLoader, context_of, identify, read_parts
 from kvcore.progress import StageProgress
-from kvcore.schema import NoJudge, OpenAIJudge, Settings, TransformersJudge
+from kvcore.schema import NoJudge, OpenAIJudge, SettingError, Settings, TransformersJudge
 from kvcore.spectrum.tables import Spectra
 from kvcore.stages.allocating import count_allocations
 
@@ -93,11 +94,37 @@ def convene(
         court = Court(
             judge, read_rubric(settings.rubric), JudgementCache(cell.output_root / JUDGEMENTS), examples, prompts
         )
-        # An answer that will be judged anyway, so that it costs nothing.
-        anchors = anchor_prompts(len(examples), settings.anchor_share, cell.settings.seed)[:1]
-        first = [reference_item(examples, prompt) for prompt in anchors]
-        judge_answers(first, judge, court.cache, court.rubric, max_missing=1.0)
+        _make_contact(court, settings, cell.settings.seed)
     return court
+
+
+def _make_contact(court: Court, settings: OpenAIJudge | TransformersJudge, seed: int) -> None:
+    """Have one answer judged, a reference that is judged anyway where there are anchors.
+
+    Raises:
+        UserError: The judge cannot be used.
+    """
+    anchors = anchor_prompts(len(court.examples), settings.anchor_share, seed) or [0]
+    first = [reference_item(court.examples, anchors[0])]
+    judged = judge_answers(first, court.judge, court.cache, court.rubric, max_missing=1.0)
+    reason = judged["missing_reason"][0]
+    if isinstance(reason, str) and reason.startswith(FAILED):
+        raise SettingError("judge.name", settings.name, f"its first judgement {reason}")
+
+
+def require_judgements(cell: Cell) -> None:
+    """Fail where a finished cell has fewer judgements than the settings now want.
+
+    Raises:
+        SettingError: Too many are missing.
+    """
+    settings, judged = cell.settings.judge, json.loads(cell.record_path.read_text(encoding="utf-8"))["judged"]
+    if isinstance(settings, NoJudge) or judged is None:
+        return
+    missing = sum(judged["missing"].values())
+    if missing > settings.max_missing * judged["items"]:
+        found = f"{missing} of {judged['items']} judgements are missing in the finished cell {cell.folder}"
+        raise SettingError("judge.max_missing", settings.max_missing, f"{found}; remove it to judge again")
 
 
 def _prompts(

@@ -55,4 +55,5 @@ def test_limits_keep_the_first_examples() -> None:
 
 def test_examples_known_by_their_text_are_left_out() -> None:
     split = Split((Example("a", "q"), Example("b"), Example("a")), (7, 8, 9))
-    assert split.without([Example("a"), Example("c")]) == Split((Example("a", "q"), Example("b")), (7, 8))
+    assert split.without([Example(" A\n"), Example("c")]) == Split((Example("a", "q"), Example("b")), (7, 8))
+    assert split.without([Example("q  a")]) == Split((Example("b"), Example("a")), (8, 9))

@@ -85,7 +85,7 @@ def test_mean_over_the_grid(surface: PerplexitySurface) -> None:
     assert interval.low < mean < interval.high
     only_baseline = PerplexitySurface(surface.points.iloc[:1], surface.examples[surface.examples["point"] == 0])
     assert grid_mean_nd_ppl(only_baseline)[0] is None
-    of_budgets = surface.points.assign(strategy=["none", "uniform", "uniform"])
+    of_budgets = surface.points.assign(key_ratio=[1.0, math.nan, math.nan], value_ratio=[1.0, math.nan, math.nan])
     assert grid_mean_nd_ppl(PerplexitySurface(of_budgets, surface.examples))[0] is None
     with_one = pd.concat([surface.points, surface.points.iloc[:1].assign(strategy="grid")])
     assert grid_mean_nd_ppl(PerplexitySurface(with_one, surface.examples))[0] == mean

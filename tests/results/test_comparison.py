@@ -46,5 +46,5 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     write_cell(tmp_path / "c", "m", "d", rank_budget="uniform", tables=cost_tables("uniform", UNIFORM, TOKENS))
     fewer = {budget: nll[:2] for budget, nll in WATERFILL.items()}
     write_cell(tmp_path / "c", "m", "d", rank_budget="waterfill", tables=cost_tables("waterfill", fewer, TOKENS[:2]))
-    with pytest.raises(UserError, match="waterfill and uniform were evaluated on different examples"):
+    with pytest.raises(UserError, match="waterfill and uniform were evaluated on different examples or tokens"):
         compare_budgets(collect(tmp_path / "c"))

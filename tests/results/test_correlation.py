@@ -8,6 +8,7 @@ import pytest
 from results_example import cost_tables, write_cell
 from scipy import stats
 
+from kvcore.results import correlation
 from kvcore.results.collection import collect
 from kvcore.results.correlation import COSTS, PREDICTORS, correlate, draw_correlations, write_correlations
 from kvcore.schema import UserError
@@ -35,7 +36,7 @@ def write_grid(root: Path, count: int, model: str = "m") -> dict[str, list[float
             (0.5, 0.5): list(generator.uniform(3, 8, 3)),
         }
         tables = {"layers": table} | cost_tables("grid", nll, [2, 3, 5])
-        write_cell(root, model, f"d{number}", tables=tables)
+        write_cell(root, model, f"d{number}", tables=tables, id=f"{number:08x}", spectrum_id=f"{model}{number}")
         expected["ner_key"].append(table[table["kind"] == "key"]["ner"].mean())
         expected["stable_rank_both"].append(table["stable_rank"].mean() / 8)
         expected["nd_ppl"].append(np.mean([np.expm1((sum(n) - 12) / 10) for n in list(nll.values())[1:]]))
@@ -58,7 +59,8 @@ def test_correlations_are_scipys(tmp_path: Path) -> None:
         assert row["kendall"] == pytest.approx(stats.kendalltau(x, y).statistic)
         for name in ("pearson", "spearman", "kendall"):
             for over in ("", "_cells"):
-                assert -1 <= row[f"{name}{over}_low"] <= row[name] <= row[f"{name}{over}_high"] <= 1
+                assert -1 <= row[f"{name}{over}_low"] < row[f"{name}{over}_high"] <= 1
+            assert row[f"{name}_cells_low"] <= row[name] <= row[f"{name}_cells_high"]
 
 
 def test_models_are_taken_apart_and_together(tmp_path: Path) -> None:
@@ -74,11 +76,45 @@ def test_examples_that_agree_leave_no_doubt_about_the_cost(tmp_path: Path) -> No
     for number, delta in enumerate((0.1, 0.2, 0.4)):
         nll = {(1.0, 1.0): [1.0, 2.0, 3.0], (0.5, 0.5): [1 + delta, 2 + 2 * delta, 3 + 3 * delta]}
         tables = {"layers": layers(np.random.default_rng(number))} | cost_tables("grid", nll, [1, 2, 3])
-        write_cell(tmp_path, "m", f"d{number}", tables=tables)
+        write_cell(tmp_path, "m", f"d{number}", tables=tables, id=f"{number}")
     found, points = correlate(collect(tmp_path))
     assert list(points["nd_ppl"]) == pytest.approx(list(np.expm1([0.1, 0.2, 0.4])))
     assert list(points["nd_ppl_low"]) == pytest.approx(list(points["nd_ppl_high"]))
-    assert list(found["pearson_low"]) == pytest.approx(list(found["pearson_high"]))
+    assert list(found["pearson_low"]) == pytest.approx(list(found["pearson_high"]), abs=1e-6)
+
+
+def test_intervals_over_examples_allow_for_what_noise_takes_from_a_correlation() -> None:
+    generator, reflected, plain, runs = np.random.default_rng(0), 0, 0, 20
+    for run in range(runs):
+        x = generator.uniform(0.3, 0.6, 21)
+        exact = 1 + 3 * x + generator.normal(0, 0.15, 21)
+        examples = exact[:, None] + generator.normal(0, 0.3, (21, 6))
+        costs = [correlation._draws_of(6, 100 * run + cell) @ drawn / 6 for cell, drawn in enumerate(examples)]
+        y = np.stack(costs, axis=-1)
+        values = stats.pearsonr(np.broadcast_to(x, y.shape), y, axis=-1).statistic
+        truth = stats.pearsonr(x, exact).statistic
+        low, high = correlation._reflected(values)
+        reflected += low <= truth <= high
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        plain += low <= truth <= high
+    assert reflected >= 0.5 * runs > plain
+
+
+def test_cells_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    write_grid(tmp_path / "twice", 3)
+    nll = {(1.0, 1.0): [2.0, 4.0, 6.0], (0.5, 1.0): [3.0, 5.0, 7.0], (0.5, 0.5): [4.0, 6.0, 8.0]}
+    tables = {"layers": layers(np.random.default_rng(9))} | cost_tables("grid", nll, [2, 3, 5])
+    write_cell(tmp_path / "twice", "m", "d0", tables=tables, id="ff", spectrum_id="other")
+    with pytest.raises(UserError, match="these cells are of one dataset, which would count more than once"):
+        correlate(collect(tmp_path / "twice"))
+    write_grid(tmp_path / "grids", 3)
+    tables = {"layers": layers(np.random.default_rng(9))} | cost_tables("grid", dict(list(nll.items())[:2]), [2, 3, 5])
+    write_cell(tmp_path / "grids", "m", "d9", tables=tables, id="ff")
+    with pytest.raises(UserError, match="the grids of these cells differ"):
+        correlate(collect(tmp_path / "grids"))
+    write_grid(tmp_path / "gates", 3)
+    write_cell(tmp_path / "gates", "m", "d9", tables=tables, id="ff", status="untrusted")
+    assert len(correlate(collect(tmp_path / "gates"))[1]) == 3
 
 
 def test_too_few_cells_are_refused(tmp_path: Path) -> None:

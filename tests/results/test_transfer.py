@@ -41,6 +41,20 @@ def test_the_diagonal_is_framed() -> None:
     assert framed == [(0, 0), (1, 1)]
 
 
+def test_bases_and_tokens_that_differ_are_refused(tmp_path: Path) -> None:
+    for name, second in (("basis", {"spectrum_id": "other"}), ("tokens", {})):
+        root = tmp_path / name
+        write(root, "a", "b", 0.1)
+        tables = cost_tables("waterfill", {1.0: [2.0, 1.0], 0.5: [3.0, 1.0]}, [2, 1] if name == "tokens" else [1, 1])
+        basis, on = ("c", "b") if name == "tokens" else ("a", "c")
+        write_cell(root, "m", basis, evaluated_on=on, rank_budget="waterfill", tables=tables, **second)
+        said = (
+            "cost was measured on several numbers of tokens" if name == "tokens" else "bases were computed in several"
+        )
+        with pytest.raises(UserError, match=said):
+            list(transfers(collect(root)))
+
+
 def test_what_is_no_matrix_is_said(tmp_path: Path) -> None:
     write(tmp_path / "own", "a", "a", 0.1)
     with pytest.raises(UserError, match="no finished cell was evaluated on another dataset"):

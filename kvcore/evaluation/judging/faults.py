@@ -9,6 +9,7 @@ from kvcore.evaluation.judging.retrying import wished_delay
 from kvcore.schema import first_line
 
 _LONGEST_DETAIL = 200
+_LEAST_PART = 8  # characters of a key that are not repeated
 _PASSING = {408, 409, 425, 429}
 
 Kind = Literal["passing", "unreachable", "refused request", "key", "model", "lasting"]
@@ -71,8 +72,11 @@ def _kind(error: APIStatusError) -> Kind:
 
 
 def without_key(text: str, key: str) -> str:
-    """Return a text of the endpoint with the key taken out of it."""
-    return text.replace(key, "[key]") if key else text
+    """Return a text of the endpoint with the key, and any longer part of it, taken out."""
+    for length in range(len(key), min(len(key), _LEAST_PART) - 1, -1) if key else ():
+        for start in range(len(key) - length + 1):
+            text = text.replace(key[start : start + length], "[key]")
+    return text
 
 
 def one_line(text: str, key: str) -> str:
