@@ -175,8 +175,8 @@ def _reflected(values: Samples) -> tuple[float, float]:
 
     The costs are uncertain, which weakens a correlation with them; drawing examples makes them uncertain once more,
     and weakens it about as much again. So the draws lie below what was found about as that lies below what exact
-    costs would give, and their quantiles are reflected at what was found. Where examples are few it is too narrow: of 100
-    simulated grids of 21 cells with 6 examples each, it held the correlation with exact costs in 82, 61 and 35,
+    costs would give, and their quantiles are reflected at what was found. Where examples are few it is too narrow: of
+    100 simulated grids of 21 cells with 6 examples each, it held the correlation with exact costs in 82, 61 and 35,
     for standard errors of a cost of 0.13, 0.4 and 0.8 of the standard deviation of exact costs.
     """
     scaled = np.arctanh(np.clip(values, -_CLOSEST_TO_ONE, _CLOSEST_TO_ONE))
