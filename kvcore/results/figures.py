@@ -121,6 +121,8 @@ def transfer_heatmap(delta_nll: pd.DataFrame, title: str) -> Figure:
 def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
     """Draw a cost over the normalized effective rank of keys and of values, a line with its 95 % band for each model.
 
+    Bars are 95 % intervals over examples; the longest are cut, so that the points can be told apart.
+
     Args:
         points: One row for each cell: model, ner_key, ner_value, the cost with `_low` and `_high`.
         cost: Name of its column.
@@ -139,6 +141,8 @@ def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
                 seaborn.regplot(x=x, y=y, ax=axes, scatter=False, color=color, seed=0, line_kws={"linewidth": 1})
             axes.set(xlabel=f"NER of {kind}s, mean over layers", ylabel=label if kind == "key" else "")
         axes.legend(title=None)
+        room = float(points[cost].max() - points[cost].min()) or 1.0
+        axes.set_ylim(float(points[cost].min()) - 0.5 * room, float(points[cost].max()) + 0.5 * room)
     return figure
 
 
