@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kvcore.compression.allocation import KvDims, affordable_numbers, rank_at_ratio
+from kvcore.compression.allocation import KvDims, rank_at_ratio, spend_within
 from kvcore.model.geometry import Kind, LayerKind
 
 
@@ -17,10 +17,10 @@ def ranks_at_ratios(kv_dims: KvDims, ratios: Mapping[Kind, float]) -> dict[Layer
 
 
 def uniform_ranks(kv_dims: KvDims, budget: float) -> dict[LayerKind, int]:
-    """Return the ranks for one ratio of everything.
+    """Return the ranks for one ratio of everything, to within the one rank that makes the budget exact.
 
     Raises:
         SettingError: The budget is not enough for one rank in each layer and kind.
     """
-    affordable_numbers(kv_dims, budget)
-    return ranks_at_ratios(kv_dims, {"key": budget, "value": budget})
+    evenly = {place: [-rank / kv_dim for rank in range(1, kv_dim + 1)] for place, kv_dim in kv_dims.items()}
+    return spend_within(kv_dims, evenly, budget)

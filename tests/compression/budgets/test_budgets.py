@@ -44,6 +44,8 @@ def relative_tail(spectra: Spectra, ranks: dict[LayerKind, int]) -> float:
 def test_uniform_is_one_ratio_everywhere(spectra: Spectra) -> None:
     full = kv_dims(spectra)
     assert set(uniform_ranks(full, 0.5).values()) == {2}
+    odd = dict.fromkeys(full, 6)
+    assert list(uniform_ranks(odd, 0.4).values()) == [3, 3, 2, 2]  # 9.6 of 24 numbers, rounded to 10
     assert ranks_at_ratios(full, {"key": 1.0, "value": 0.25}) == {p: 4 if p.kind == "key" else 1 for p in spectra}
     with pytest.raises(SettingError, match="rank_budget.budgets = 0.2: one rank"):
         uniform_ranks(full, 0.2)
