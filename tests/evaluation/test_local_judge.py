@@ -194,5 +194,10 @@ def test_through_the_cache(tmp_path: Path) -> None:
     assert second["score"].tolist() == first["score"].tolist()
     assert first["score"].between(1, 10).all()
     assert first["score"].nunique() > 10
-    assert local(model, tokenizer).identity() == {"name": "transformers", "revision": "abc", "dtype": "float32"}
+    assert local(model, tokenizer).identity() == {
+        "name": "transformers",
+        "revision": "abc",
+        "dtype": "float32",
+        "attention": "sdpa",
+    }
     assert local(model.bfloat16(), tokenizer).identity()["dtype"] == "bfloat16"

@@ -53,7 +53,7 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
     shown = run("--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "smollm2_135m" in shown.stdout
-    assert "rank_budget: grid, none" in shown.stdout
+    assert "rank_budget: energy, file, grid, importance, none, sensitivity, uniform, waterfill" in shown.stdout
 
 
 @pytest.mark.parametrize(

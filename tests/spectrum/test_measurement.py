@@ -252,7 +252,7 @@ from kvcore.spectrum.measurement import measure_batches
 model = tiny_llama(num_key_value_heads=4, head_dim=32, hidden_size=32)
 places = torch.arange(100, dtype=torch.int32)
 encoded = [
-    EncodedExample(torch.randint(256, (100,), dtype=torch.int32), places, places + 1, 0, 100)
+    EncodedExample(torch.randint(256, (100,), dtype=torch.int32), places, places + 1, 0, 0, 100)
     for _ in range({tokens} // 100)
 ]
 stretches = [make_batches(stretch, batch_tokens=4000) for stretch in doubling_stretches(encoded, first_tokens=128)]

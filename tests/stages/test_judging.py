@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import composed, tiny_llama, tiny_overrides
+from conftest import byte_tokenizer, composed, tiny_llama, tiny_overrides
 from rich.console import Console
 from scripted_judge import Answer, error, item_of, score, serving
 from transformers import PreTrainedTokenizerBase
@@ -191,16 +191,29 @@ def test_a_judge_that_tells_nothing_apart_is_said(tiny_folder: Path, pairs: Path
     assert json.loads(path.read_text())["judged"]["carries_information"] is False
 
 
-def test_a_model_in_the_same_process(tiny_folder: Path, pairs: Path) -> None:
-    judge = ["judge=transformers", "model@judge.model=folder", f"judge.model.path={tiny_folder}"]
-    judge += ["judge.model.name=tiny-judge", "judge.max_missing=1.0"]
-    settings = judged_cell(tiny_folder, pairs, *judge)
-    record = json.loads(run_cell(settings).read_text())
-    assert record["settings"]["judge"]["model"]["revision"] == record["settings"]["model"]["revision"]
-    # A prompt of this rubric is longer than the context of so small a model: said of each, and counted.
-    judgements = pd.read_parquet(next(pairs.parent.rglob("judgements.parquet")))
-    reasons = judgements[judgements["asked"]]["missing_reason"]
-    assert reasons.str.contains("context of 512").all()
+def test_a_model_in_the_same_process(tiny_folder: Path, pairs: Path, tmp_path: Path) -> None:
+    judge = ["judge=transformers", "model@judge.model=folder", "judge.model.name=tiny-judge"]
+    # Of random weights, so that its judgements are missing; all that can be seen here is that it was asked.
+    tiny_llama(max_position_embeddings=4096).save_pretrained(tmp_path / "judge")
+    byte_tokenizer().save_pretrained(tmp_path / "judge")
+    asked = [*judge, f"judge.model.path={tmp_path / 'judge'}", "judge.max_missing=1.0"]
+    path = run_cell(judged_cell(tiny_folder, pairs, *asked))
+    settings = json.loads(path.read_text())["settings"]
+    assert settings["judge"]["model"]["revision"] != settings["model"]["revision"]
+    judgements = pd.read_parquet(path.with_name("judgements.parquet"))
+    replies = judgements[judgements["asked"]]
+    assert ((replies["missing_reason"] == "unparsable") | replies["score"].between(1, 10)).all()
+    assert (replies["prompt_tokens"] > 1000).all()
+    strict = [*asked[:-1], "judge.max_missing=0.0"]
+    if replies["score"].isna().any():
+        with pytest.raises(SettingError, match="judge.max_missing = 0.0: .* missing in the finished cell"):
+            run_cell(judged_cell(tiny_folder, pairs, *strict))
+
+    # With its context of 512 tokens the model itself cannot even hold the rubric: said before the long work.
+    with pytest.raises(
+        SettingError, match=r"judge.name = 'transformers': its first judgement failed: .*context of 512"
+    ):
+        run_cell(judged_cell(tiny_folder, pairs, *judge, f"judge.model.path={tiny_folder}"))
 
 
 def test_costs_are_estimated_and_scores_correlated(tiny_folder: Path, pairs: Path) -> None:
@@ -209,10 +222,12 @@ def test_costs_are_estimated_and_scores_correlated(tiny_folder: Path, pairs: Pat
         estimate = estimate_cost(settings, StageProgress(visible=False))
         assert not server.requests
         for seed in range(3):
-            run_cell(settings.model_copy(update={"seed": seed}))
+            dataset = settings.dataset.model_copy(update={"name": f"local{seed}"})
+            finished = settings.model_copy(update={"seed": seed, "dataset": dataset})
+            run_cell(finished)
     assert estimate.requests == 4 * 2 + 2  # four allocations and two references
     assert len(server.requests) <= 3 * estimate.requests
-    assert estimate_cost(settings, StageProgress(visible=False)).requests == 0
+    assert estimate_cost(finished, StageProgress(visible=False)).requests == 0
     found, points = correlate(collect(pairs.parent / "outputs"))
     assert set(found["cost"]) == {"nd_ppl", "gpt_score"}
     records = [json.loads(path.read_text())["judged"] for path in (pairs.parent / "outputs").rglob("record.json")]

@@ -78,9 +78,11 @@ class LocalJudge(Judge):
 
     def identity(self) -> dict[str, Any]:
         """Return the weights and their arithmetic."""
-        return {"name": "transformers", "revision": self._revision, "dtype": str(self._model.dtype).split(".")[-1]} | {
+        return {
+            "name": "transformers",
+            "revision": self._revision,
+            "dtype": str(self._model.dtype).split(".")[-1],
             "attention": self._model.config._attn_implementation,
-            "context": self._context,
         }
 
     def ask(self, prompts: Sequence[str], receive: Receive) -> None:
