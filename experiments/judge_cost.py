@@ -15,8 +15,7 @@ def main() -> None:
         print(__doc__)
         return
     with clear_errors():
-        overrides = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
-        cells = grid_from(overrides, Path(__file__).resolve().parents[1] / "conf")
+        cells = grid_from(sys.argv[1:], Path(__file__).resolve().parents[1] / "conf")
         quiet_libraries()
         from kvcore.evaluation.judging.cost import NO_COST
         from kvcore.progress import StageProgress

@@ -16,8 +16,7 @@ def main() -> None:
         print(__doc__)
         return
     with clear_errors():
-        overrides = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
-        cells = grid_from(overrides, Path(__file__).resolve().parents[1] / "conf")
+        cells = grid_from(sys.argv[1:], Path(__file__).resolve().parents[1] / "conf")
         from kvcore.prefetch import prefetch
 
         if not prefetch(cells, print):

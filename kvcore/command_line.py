@@ -91,14 +91,14 @@ def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
     """Compose a grid as `run.py` does: every combination of comma-separated choices, those of an experiment included.
 
     Args:
-        arguments: Overrides as on the command line.
+        arguments: Overrides as on the command line; -m, which run.py needs, changes nothing.
         configuration: The folder `conf`.
 
     Raises:
         SettingsError: One line per fault of the first cell that has one.
     """
     parse = OverridesParser.create().parse_overrides
-    overrides = parse(admit_unknown_settings(arguments))
+    overrides = parse(admit_unknown_settings([one for one in arguments if one not in ("-m", "--multirun")]))
     given = {override.get_key_element() for override in overrides}
     fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     with initialize_config_dir(str(configuration), version_base="1.3"):

@@ -44,15 +44,10 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
         surface: The perplexity table.
         title: What was measured on what.
     """
-
-    def pivot(column: str) -> pd.DataFrame:
-        table = surface.pivot_table(index="key_ratio", columns="value_ratio", values=column)
-        return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
-
     with _drawing(title, height=2.9) as (figure, axes):
         seaborn.heatmap(
-            pivot("delta_nll"),
-            annot=pivot("perplexity").map(_short),
+            _over_ratios(surface, surface["delta_nll"]),
+            annot=_over_ratios(surface, surface["perplexity"]).map(_short),
             fmt="",
             annot_kws={"fontsize": 6},
             cmap="cividis_r",
@@ -71,16 +66,11 @@ def score_heatmap(scores: pd.DataFrame, title: str) -> Figure:
         title: What was measured on what.
     """
     points = scores[scores["key_ratio"].notna()]
-
-    def pivot(values: "pd.Series[Any]") -> pd.DataFrame:
-        table = points.assign(shown=values).pivot(index="key_ratio", columns="value_ratio", values="shown")
-        return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
-
     counts = points["score"].map("{:.2f}".format) + points["judged"].map("\nn={}".format)
     with _drawing(title, height=2.9) as (figure, axes):
         seaborn.heatmap(
-            pivot(points["score"]),
-            annot=pivot(counts).fillna(""),
+            _over_ratios(points, points["score"]),
+            annot=_over_ratios(points, counts).fillna(""),
             fmt="",
             annot_kws={"fontsize": 6},
             vmin=1,
@@ -91,6 +81,12 @@ def score_heatmap(scores: pd.DataFrame, title: str) -> Figure:
         )
         axes.set(xlabel="value rank ratio", ylabel="key rank ratio")
     return figure
+
+
+def _over_ratios(points: pd.DataFrame, values: "pd.Series[Any]") -> pd.DataFrame:
+    """Lay values of points out by key ratio (down) and value ratio (across), the largest first."""
+    table = points.assign(shown=values).pivot(index="key_ratio", columns="value_ratio", values="shown")
+    return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
 
 
 def transfer_heatmap(delta_nll: pd.DataFrame, title: str) -> Figure:
