@@ -1,10 +1,11 @@
 """Typed, frozen settings for every choice a user makes, checked as a whole before anything loads."""
 
 from kvcore.schema.dataset import ColumnSettings, DatasetSettings, LanguageSettings
-from kvcore.schema.errors import GateError, SettingError, SettingsError, UserError, first_line, nearest
+from kvcore.schema.errors import BusyError, GateError, SettingError, SettingsError, UserError, first_line, nearest
 from kvcore.schema.judge import JudgeSettings, NoJudge, OpenAIJudge, TransformersJudge
+from kvcore.schema.launch import LaunchSettings, SweepSettings
 from kvcore.schema.model import ExpectedGeometry, ModelSettings, WeightsPart
-from kvcore.schema.parsing import parse_settings, setting_names
+from kvcore.schema.parsing import parse_launch, parse_settings, setting_names
 from kvcore.schema.rank_budget import (
     EnergyRankBudget,
     FileRankBudget,
@@ -19,6 +20,7 @@ from kvcore.schema.rank_budget import (
 from kvcore.schema.settings import CaptureSettings, EvaluationSettings, HeldOutSettings, Settings, SpectrumSettings
 
 __all__ = [
+    "BusyError",
     "CaptureSettings",
     "ColumnSettings",
     "DatasetSettings",
@@ -32,6 +34,7 @@ __all__ = [
     "ImportanceRankBudget",
     "JudgeSettings",
     "LanguageSettings",
+    "LaunchSettings",
     "ModelSettings",
     "NoJudge",
     "NoRankBudget",
@@ -42,6 +45,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SpectrumSettings",
+    "SweepSettings",
     "TransformersJudge",
     "UniformRankBudget",
     "UserError",
@@ -49,6 +53,7 @@ __all__ = [
     "WeightsPart",
     "first_line",
     "nearest",
+    "parse_launch",
     "parse_settings",
     "setting_names",
 ]
