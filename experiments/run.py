@@ -67,6 +67,8 @@ def run_grid(arguments: Sequence[str]) -> None:
     if grid.to_run:
         sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
         main()
+    if not processes().is_first:
+        return
     states = states_of(grid)
     print_states(Console(), states, ("failed", "interrupted", "pending"))
     if not states["state"].isin(["done", "running"]).all():

@@ -116,7 +116,8 @@ def read_frozen(path: Path) -> FrozenGrid:
         if content.pop("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"its schema version is not {SCHEMA_VERSION}")
         cells = tuple(FrozenCell(**cell) for cell in content.pop("cells"))
-        return FrozenGrid(output_root=path.parent.parent, cells=cells, **content)
+        to_run = tuple(content.pop("to_run"))
+        return FrozenGrid(output_root=path.parent.parent, cells=cells, to_run=to_run, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(
             "frozen", str(path), f"no grid that can be read ({type(error).__name__}: {error})"

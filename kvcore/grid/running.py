@@ -50,7 +50,9 @@ def run_frozen_cell(
 
     say(f"{progress_of(grid)}; next: {cell.label}")
     try:
-        run_cell(settings, console=console, loader=loader, processes=processes, begin=begin)
+        path = run_cell(settings, console=console, loader=loader, processes=processes, begin=begin)
+        if console is not None:
+            console.print(str(path), soft_wrap=True, highlight=False, markup=False)
     except BusyError as error:
         say(f"left to others: {cell.label}: {error}")
     except Exception as error:
