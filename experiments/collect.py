@@ -15,7 +15,7 @@ def main() -> None:
     outputs = parser.parse_args().outputs
     with clear_errors():
         from kvcore.results.collection import collect, ner_table
-        from kvcore.results.summary import print_ner_table
+        from kvcore.results.printing.grid import print_ner_table
 
         print_ner_table(Console(), ner_table(collect(outputs)))
 

@@ -19,7 +19,7 @@ def main() -> None:
     with clear_errors():
         from kvcore.results.collection import collect
         from kvcore.results.comparison import compare_budgets
-        from kvcore.results.summary import print_comparison
+        from kvcore.results.printing.grid import print_comparison
 
         comparison = compare_budgets(collect(outputs))
         print_comparison(Console(), comparison)

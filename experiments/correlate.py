@@ -19,7 +19,7 @@ def main() -> None:
     with clear_errors():
         from kvcore.results.collection import collect
         from kvcore.results.correlation import correlate, draw_correlations, write_correlations
-        from kvcore.results.summary import print_correlations
+        from kvcore.results.printing.grid import print_correlations
 
         correlations, points = correlate(collect(outputs))
         print_correlations(Console(), correlations)

@@ -18,7 +18,7 @@ def main() -> None:
     outputs = parser.parse_args().outputs
     with clear_errors():
         from kvcore.results.collection import collect
-        from kvcore.results.summary import print_transfers
+        from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
         cells = collect(outputs)

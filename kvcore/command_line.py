@@ -76,7 +76,7 @@ class DrawTransfers(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own signature
         """Print and draw what is there."""
         from kvcore.results.collection import collect
-        from kvcore.results.summary import print_transfers
+        from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
         with clear_errors():
