@@ -1,6 +1,7 @@
 """What a person sees at the end of a cell."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -35,9 +36,13 @@ def print_summary(
         console.print(_score_table(scores))
     console.print("gates")
     console.print(_gate_table(record))
-    for path in paths:
-        # Paths are for copying: never wrapped.
-        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+    print_lines(console, paths)
+
+
+def print_lines(console: Console, lines: Iterable[object]) -> None:
+    """Print lines that hold paths, which are for copying: never wrapped."""
+    for line in lines:
+        console.print(str(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_pool(console: Console, layers: pd.DataFrame) -> None:

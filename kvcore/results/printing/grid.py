@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -9,11 +10,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kvcore.results.findings import Finding
+from kvcore.results.ner_table import NOT_CONVERGED, laid_out, notes
+from kvcore.results.publication import Publication
 from kvcore.results.transfer import Transfer
 
 
-def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
-    """Print NER of keys (K) and values (V) in the published layout, see `kvcore.results.collection.ner_table`."""
+def print_publication(console: Console, publication: Publication) -> None:
+    """Print the table, the published values beside it, and the findings."""
+    if len(publication.fields):
+        print_ner_table(console, publication.fields)
+    if len(publication.published):
+        print_against_published(console, publication.published)
+    print_findings(console, publication.findings, publication.left_out)
+
+
+def print_ner_table(console: Console, fields: pd.DataFrame) -> None:
+    """Print NER of keys (K) and values (V) in the published layout, see `kvcore.results.ner_table.ner_fields`."""
+
+    def written(field: Any) -> str:  # noqa: ANN401 - a row
+        style = "bold " * field.lowest_of_row + "italic" * field.lowest_of_column
+        return f"[{style}]{field.ner:.4f}[/]{field.mark}" if style else f"{field.ner:.4f}{field.mark}"
+
+    ner = laid_out(fields, written)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for level, name in enumerate(ner.index.names):
         table.add_column(str(name), min_width=max(map(len, ner.index.get_level_values(level))))
@@ -22,8 +41,32 @@ def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
     for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
         table.add_row(*labels, *values)
     console.print(table)
-    if ner.apply(lambda column: column.str.endswith("*")).to_numpy().any():
-        console.print("* not converged: fewer than 20 tokens per dimension")
+    for note in notes(fields):
+        console.print(note, highlight=False)
+
+
+def print_against_published(console: Console, found: pd.DataFrame) -> None:
+    """Print measured beside published NER, see `kvcore.results.published.against_published`."""
+    console.print("\nmeasured against published NER (arXiv 2602.05929)", highlight=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("dataset", "language", "model", "kind"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("measured", "published", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.itertuples():
+        measured = f"{row.measured:.4f}{'' if row.converged else NOT_CONVERGED}"
+        names = (str(row.dataset), str(row.language), str(row.model), str(row.kind))
+        table.add_row(*names, measured, f"{row.published:.3f}", f"{row.difference:+.4f}")
+    console.print(table)
+
+
+def print_findings(console: Console, found: Iterable[Finding], left_out: str) -> None:
+    """Print each claim and what this grid says of it, see `kvcore.results.findings.findings`."""
+    console.print("\nfindings", highlight=False)
+    for finding in found:
+        console.print(f"- {finding.claim}\n  {finding.statement}", markup=False, highlight=False, soft_wrap=True)
+    if left_out:
+        console.print(left_out, highlight=False)
 
 
 def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
