@@ -1,7 +1,7 @@
 """Collect all finished cells: python experiments/collect.py [OUTPUTS] [strict=true].
 
-Prints the table of NER, the values published for the same data and models, and what the cells say of the paper's claims,
-and writes them with figures to OUTPUTS/report. With strict=true, exit code 1 if a record cannot be used.
+Prints the table of NER, the values published for the same data and models, and what the cells say of the paper's
+claims, and writes them with figures to OUTPUTS/report. With strict=true, exit code 1 if a record cannot be used.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def main() -> None:
     with clear_errors():
         outputs, strict = arguments_from(parser.parse_args().words)
         from kvcore.results.collection import collect
-        from kvcore.results.printing.cell import print_lines
         from kvcore.results.printing.grid import print_publication
+        from kvcore.results.printing.lines import print_lines
         from kvcore.results.publication import make_publication, write_publication
 
         publication = make_publication(collect(outputs))

@@ -80,7 +80,7 @@ def collected_cells(outputs: Path) -> "pd.DataFrame":
         SettingError: There is no record.
     """
     from kvcore.results.collection import collect
-    from kvcore.results.printing.cell import print_lines
+    from kvcore.results.printing.lines import print_lines
 
     cells, problems = collect(outputs)
     print_lines(Console(stderr=True), problems)

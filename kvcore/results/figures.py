@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import pandas as pd
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kvcore.cell import replacing
-from kvcore.compression.allocation import Allocation, KvDims
+
+if TYPE_CHECKING:  # torch takes seconds, which figures of many cells need not wait for
+    from kvcore.compression.allocation import Allocation, KvDims
 
 COLUMN_WIDTH = 3.5  # inches: one column of a two-column page
 FORMATS = ("png", "pdf")
@@ -126,24 +129,25 @@ def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
         label: What it is, for the axis.
     """
     models = list(dict.fromkeys(points["model"]))
-    palette = dict(zip(models, seaborn.color_palette("colorblind", len(models)), strict=True))
+    looks = dict(zip(models, zip(cycle(seaborn.color_palette("colorblind")), cycle("osD^vP*")), strict=False))
     with style():
-        figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.8), layout="constrained")
-        for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("key", "value"), strict=True):
+        figure = Figure(figsize=(COLUMN_WIDTH, 4.4), layout="constrained")
+        for axes, kind in zip(figure.subplots(2, sharey=True), ("key", "value"), strict=True):
             for model, group in points.groupby("model", sort=False):
                 x, y = group[f"ner_{kind}"], group[cost]
-                color = palette[str(model)]
+                color, marker = looks[str(model)]
                 spread = (y - group[f"{cost}_low"], group[f"{cost}_high"] - y)
-                axes.errorbar(x, y, yerr=spread, fmt="o", markersize=3, linewidth=0.6, color=color, label=model)
+                axes.errorbar(x, y, spread, fmt=marker, markersize=3, linewidth=0.6, color=color, label=model)
                 seaborn.regplot(x=x, y=y, ax=axes, scatter=False, color=color, seed=0, line_kws={"linewidth": 1})
-            axes.set(xlabel=f"NER of {kind}s, mean over layers", ylabel=label if kind == "key" else "")
-        axes.legend(title=None)
+            axes.set(xlabel=f"NER of {kind}s, mean over layers", ylabel=label)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6)
         room = float(points[cost].max() - points[cost].min()) or 1.0
         axes.set_ylim(float(points[cost].min()) - 0.5 * room, float(points[cost].max()) + 0.5 * room)
     return figure
 
 
-def layerwise_ranks(allocations: Sequence[Allocation], kv_dims: KvDims, title: str) -> Figure:
+def layerwise_ranks(allocations: "Sequence[Allocation]", kv_dims: "KvDims", title: str) -> Figure:
     """Draw the share of its dimensions that each layer keeps under each allocation, keys above values.
 
     Args:

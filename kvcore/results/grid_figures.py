@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from kvcore.results.correlation import COSTS
 from kvcore.schema import UserError
 
 _MOST_LINES = 20
-_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
+_LONG_LABEL = 16  # letters: three such labels do not fit beside each other
+_LOOKS: tuple[tuple[Any, str], ...] = (("solid", ""), ((0, (4, 1.5)), "o"), ((0, (1, 1)), "^"))  # dashes, marker
 _ENGLISH = "english"
 _FEWEST_TO_FIT = 3
 _COSTS = {"nd_ppl": "grid_mean_nd_ppl", "gpt_score": "grid_mean_score"}
@@ -45,17 +47,18 @@ def draw_grid(cells: pd.DataFrame, folder: Path) -> tuple[list[Path], list[Probl
 
 
 def layerwise_ner(layers: pd.DataFrame, title: str) -> Figure:
-    """Draw NER over the layers, keys above values: a line for each label, or the median and range of more than 20.
+    """Draw NER over the layers, keys above values: a line for each label, the highest first.
 
     Args:
-        layers: Columns layer, kind, ner, label.
+        layers: Columns layer, kind, ner, label; of more than 20 labels, the median and the range are drawn.
         title: What they are of.
     """
-    labels = list(dict.fromkeys(layers["label"]))
+    labels = list(layers.groupby("label")["ner"].mean().sort_values(ascending=False).index)
     many = len(labels) > _MOST_LINES
+    columns = 2 if max(map(len, labels)) > _LONG_LABEL else 3
     with figures.style():
-        rows = 0 if many else -(-len(labels) // 3)
-        figure = Figure(figsize=(figures.COLUMN_WIDTH, 3.6 + 0.13 * rows), layout="constrained")
+        height = 4.2 + (0 if many else 0.13 * -(-len(labels) // columns))
+        figure = Figure(figsize=(figures.COLUMN_WIDTH, height), layout="constrained")
         figure.suptitle(title)
         panels = figure.subplots(2, sharex=True)
         for axes, kind in zip(panels, ("key", "value"), strict=True):
@@ -64,23 +67,32 @@ def layerwise_ner(layers: pd.DataFrame, title: str) -> Figure:
                 seaborn.lineplot(part, x="layer", y="ner", estimator="median", errorbar=("pi", 100), ax=axes)
             else:
                 _draw_lines(axes, part, labels)
-            axes.set(xlabel="layer", ylabel=f"NER of {kind}s")
+            axes.set(xlabel="layer", ylabel=f"NER of {kind}s (rank / kv_dim)")
         panels[0].set_xlabel("")
         if many:
             panels[1].set_xlabel(f"layer (line: median of {len(labels)}; band: their range)")
         else:
-            lines = panels[0].get_lines()
-            figure.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=6, handlelength=2.6)
+            handles = panels[0].get_lines()
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=6, handlelength=3.5)
     return figure
 
 
 def _draw_lines(axes: Axes, layers: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Draw a line for each label; colours repeat with other dashes."""
+    """Draw a line for each label, told apart by colour, and where colours repeat by dashes and markers."""
     colors = seaborn.color_palette("colorblind", 8)[:7]  # the eighth is grey
     for number, label in enumerate(labels):
         line = layers[layers["label"] == label]
-        color, dashes = colors[number % len(colors)], _DASHES[number // len(colors)]
-        axes.plot(line["layer"], line["ner"], color=color, linestyle=dashes, linewidth=0.9)
+        dashes, marker = _LOOKS[number // len(colors)]
+        axes.plot(
+            line["layer"],
+            line["ner"],
+            color=colors[number % len(colors)],
+            linestyle=dashes,
+            linewidth=0.8,
+            marker=marker,
+            markersize=3,
+            markevery=(number % 4, 4),
+        )
 
 
 def _layerwise(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple[str, Figure]]:

@@ -1,7 +1,6 @@
 """What a person sees at the end of a cell."""
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kvcore.results.printing.lines import print_lines
 from kvcore.results.record import UNTRUSTED, Record
 from kvcore.spectrum.tables import model_level_ner
 
@@ -37,12 +37,6 @@ def print_summary(
     console.print("gates")
     console.print(_gate_table(record))
     print_lines(console, paths)
-
-
-def print_lines(console: Console, lines: Iterable[object]) -> None:
-    """Print lines that hold paths, which are for copying: never wrapped."""
-    for line in lines:
-        console.print(str(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_pool(console: Console, layers: pd.DataFrame) -> None:
