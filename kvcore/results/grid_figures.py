@@ -118,13 +118,13 @@ def _over_ratios(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple
         if group["ratios"].nunique() > 1:
             problems.append(Problem(str(group["path"].iloc[0]), f"grids of {model} differ: no mean over them is drawn"))
             continue
-        title = f"{model}, mean over {len(group)} datasets and languages"
+        title = f"perplexity of {model}\ngeometric mean over {len(group)} datasets and languages"
         points = _tables(group, "perplexity", problems)
         if points:
             yield f"perplexity_heatmap-{model}", figures.perplexity_heatmap(_mean_perplexity(pd.concat(points)), title)
         scores = _tables(group[group["judged"]], "scores", problems)
         if scores:
-            title = f"{model}, mean over {len(scores)} datasets and languages"
+            title = f"GPT-score of {model}\nmean over {len(scores)} datasets and languages"
             yield f"score_heatmap-{model}", figures.score_heatmap(_mean_scores(pd.concat(scores)), title)
 
 
