@@ -24,7 +24,7 @@ from kvcore.cell import identity
 
 LAYERS = 32
 RATIOS = [1.0, 0.8, 0.6, 0.4, 0.2]
-BUDGETS = ["grid", "uniform", "energy", "waterfill", "sensitivity"]
+BUDGETS = ["grid", *(f"budget{number}" for number in range(29))]
 DATA = [(f"domain{number}", "english") for number in range(5)] + [
     ("multilingual", "english" if number == 0 else f"language{number}") for number in range(16)
 ]

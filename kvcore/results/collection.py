@@ -18,14 +18,15 @@ SPECTRUM_SETTINGS = (
     "dataset.layout", "dataset.prompt", "dataset.max_examples", "dataset.max_tokens", "dataset.max_length",
     "evaluation.share", "capture.point", "capture.skip_first_tokens", "spectrum.precision", "seed",
 )  # fmt: skip
+_NAMES = ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
 _RESULTS = [
-    "model", "dataset", "language", "evaluated_on", "evaluated_language", "rank_budget", "ratios", "ner_key",
-    "ner_value", "tokens", "kv_dim", "tokens_per_dim", "converged", "perplexity", "perplexity_low", "perplexity_high",
-    "grid_mean_nd_ppl", "grid_mean_nd_ppl_low", "grid_mean_nd_ppl_high", "judged", "grid_mean_score",
-    "grid_mean_score_low", "grid_mean_score_high", "status", "failed_gates",
+    "rank_budget", "ratios", "ner_key", "ner_value", "tokens", "kv_dim", "tokens_per_dim", "converged", "perplexity",
+    "perplexity_low", "perplexity_high", "grid_mean_nd_ppl", "grid_mean_nd_ppl_low", "grid_mean_nd_ppl_high", "judged",
+    "grid_mean_score", "grid_mean_score_low", "grid_mean_score_high", "status", "failed_gates",
 ]  # fmt: skip
 CELL_COLUMNS = [
-    *_RESULTS, "seconds", "peak_memory_bytes", "device", "git_commit", *SPECTRUM_SETTINGS, "id", "spectrum_id", "path",
+    *_NAMES, *_RESULTS, "seconds", "peak_memory_bytes", "device", "git_commit", *SPECTRUM_SETTINGS,
+    "id", "spectrum_id", "path",
 ]  # fmt: skip
 _NUMBERS = ("ner_", "perplexity", "grid_mean_", "tokens_per_dim", "seconds")
 _TYPES = {name: "float64" for name in CELL_COLUMNS if name.startswith(_NUMBERS)} | {
@@ -178,19 +179,20 @@ def _reason(error: Exception) -> str:
 
 
 def _without_contradictions(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Leave out all records of an id that has several results, and all copies but one of an id that has one."""
-    copies = cells[cells.duplicated("id", keep=False)]
+    """Leave out all records of an id that has several results, and all copies but one of a record.
+
+    An id may have several names: they are no part of it.
+    """
     problems, dropped = [], []
-    for identity, group in copies.groupby("id"):
+    for identity, group in cells[cells.duplicated("id", keep=False)].groupby("id"):
         paths = list(group["path"])
         if len(group[_RESULTS].drop_duplicates()) > 1:
             dropped += list(group.index)
-            problems += [
-                _named(path, paths, f"two records of the id {identity} differ, none is used") for path in paths
-            ]
-        else:
-            dropped += list(group.index[1:])
-            problems += [Problem(path, f"is a copy of {paths[0]}, which is used") for path in paths[1:]]
+            problems += [_named(path, paths, f"records of the id {identity} differ, none is used") for path in paths]
+            continue
+        copies = group[group.duplicated(_NAMES)]
+        dropped += list(copies.index)
+        problems += [Problem(path, f"is a copy of {paths[0]}, which is used") for path in copies["path"]]
     return cells.drop(index=dropped), problems
 
 

@@ -187,6 +187,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and as vector graphics, each in one step, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in FORMATS]
+    figure.draw_without_rendering()  # which lays it out, once for all formats
+    figure.set_layout_engine("none")
     for path in paths:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=200, format=path.suffix[1:])

@@ -159,13 +159,14 @@ def _own_grid(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tables(cells: pd.DataFrame, name: str, problems: list[Problem]) -> list[pd.DataFrame]:
-    """Read a table of every cell, with the cell's label where it has one; what cannot be read is a problem."""
-    tables = []
+    """Read a table of every cell, with the cell's label where it has one; those that cannot be read are one problem."""
+    tables, failures = [], []
     for cell in cells.itertuples():
         try:
-            table = cell_table(str(cell.path), name)
+            tables.append(cell_table(str(cell.path), name).assign(label=getattr(cell, "label", "")))
         except UserError as error:
-            problems.append(Problem(str(cell.path), f"is missing in figures: {error}"))
-            continue
-        tables.append(table.assign(label=getattr(cell, "label", "")))
+            failures.append(Problem(str(cell.path), f"is missing in a figure: {error}"))
+    if failures:
+        more = f"; so are {len(failures) - 1} other cells of the model" if len(failures) > 1 else ""
+        problems.append(Problem(failures[0].path, failures[0].reason + more))
     return tables
