@@ -63,8 +63,15 @@ def make_publication(collected: Collected) -> Publication:
     )
 
 
-def write_publication(publication: Publication, output_root: Path) -> tuple[list[Path], list[Problem]]:
+def write_publication(
+    publication: Publication, output_root: Path, *, with_figures: bool = True
+) -> tuple[list[Path], list[Problem]]:
     """Write it into the folder `report`, each file in one step.
+
+    Args:
+        publication: From `make_publication`.
+        output_root: What was collected.
+        with_figures: Whether to draw, which takes half a second a figure.
 
     Returns:
         What was written, and the tables of cells that are missing in figures.
@@ -90,5 +97,5 @@ def write_publication(publication: Publication, output_root: Path) -> tuple[list
             publication.cells.to_parquet(temporary)
         for name, text in texts.items():
             write_atomically(folder / name, text)
-        figures, problems = draw_grid(publication.used, folder / "figures")
+        figures, problems = draw_grid(publication.used, folder / "figures") if with_figures else ([], [])
     return [folder / "cells.parquet", *(folder / name for name in texts), *figures], problems
