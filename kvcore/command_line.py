@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -15,6 +15,9 @@ from rich.console import Console
 
 from kvcore.composition import describe_configuration_error
 from kvcore.schema import BusyError, GateError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FAILED = 1
 USER_ERROR = 2
@@ -59,18 +62,31 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
+def collected_cells(outputs: Path) -> "pd.DataFrame":
+    """Collect the cells under a folder, and say on standard error which records were not used.
+
+    Raises:
+        SettingError: There is no record.
+    """
+    from kvcore.results.collection import collect
+    from kvcore.results.printing.lines import print_lines
+
+    cells, problems = collect(outputs)
+    print_lines(Console(stderr=True), problems)
+    return cells
+
+
 class DrawTransfers(Callback):
     """Draws the transfer matrices when all their cells are done; named in conf/experiment/transfer.yaml."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own signature
         """Print and draw what is there."""
-        from kvcore.results.collection import collect
-        from kvcore.results.summary import print_transfers
+        from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
         with clear_errors():
             outputs = Path(str(config.output_root)).expanduser()
-            cells = collect(outputs)
+            cells = collected_cells(outputs)
             print_transfers(Console(), transfers(cells))
             for path in draw_transfers(cells, outputs / "transfer"):
                 print(path)  # noqa: T201 - what the command was run for

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kvcore.cell import identity
 from kvcore.evaluation.gates import Gate
 from kvcore.results.record import Record
 
@@ -41,19 +42,20 @@ def write_cell(
     *,
     evaluated_on: str | None = None,
     rank_budget: str = "grid",
+    settings: dict[str, dict[str, Any]] | None = None,
     tables: dict[str, pd.DataFrame] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a record, and tables beside it, where a cell would."""
-    settings = {
-        "model": {"name": model},
-        "dataset": {"name": dataset},
-        "language": {"name": language},
-        "rank_budget": {"name": rank_budget},
+    """Write a record, and tables beside it, where a cell would; settings are added to the names of their groups."""
+    names = {"model": model, "dataset": dataset, "language": language, "rank_budget": rank_budget}
+    settings = {group: {"name": name} | (settings or {}).get(group, {}) for group, name in names.items()} | {
+        group: values for group, values in (settings or {}).items() if group not in names
     }
+    spectrum = {name: names[name] for name in ("model", "dataset", "language")}
+    changes = {"id": identity(names | {"on": evaluated_on}), "spectrum_id": identity(spectrum)} | changes
     splits = {"evaluation": {"dataset": evaluated_on or dataset, "language": language, "tokens": 20}}
     record = dataclasses.replace(example_record(), settings=settings, splits=splits, **changes)
-    folder = root / "runs" / model / f"{dataset}-{language}" / f"{record.id}{rank_budget}{evaluated_on}"
+    folder = root / "runs" / model / f"{dataset}-{language}" / f"{record.id}"
     folder.mkdir(parents=True)
     for name, table in (tables or {}).items():
         table.to_parquet(folder / f"{name}.parquet")

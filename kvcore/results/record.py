@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from kvcore.cell import write_atomically
-from kvcore.evaluation.gates import Gate
+
+if TYPE_CHECKING:  # torch takes seconds, which reading records need not wait for
+    import torch
+
+    from kvcore.evaluation.gates import Gate
 
 SCHEMA_VERSION = 2
 FINISHED = "finished"
@@ -64,7 +66,7 @@ class Record:
     splits: Mapping[str, Mapping[str, Any]]
     perplexity: Mapping[str, Any]
     judged: Mapping[str, Any] | None
-    gates: Mapping[str, Gate]
+    gates: "Mapping[str, Gate]"
     device: str
     seconds: Mapping[str, float]
     peak_memory_bytes: int
@@ -110,16 +112,20 @@ def git_commit() -> str | None:
     return f"{commit}-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """Name the device and its hardware."""
+    import torch
+
     if device.type == "cuda":
         return f"{device}: {torch.cuda.get_device_name(device)}"
     return f"{device}: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: "torch.device") -> int:
     """Return the most memory used so far: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

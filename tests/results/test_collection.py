@@ -1,39 +1,93 @@
-"""Many records as one table."""
+"""Many records as one table: what is wrong is named and not used."""
 
+import json
+import math
+import shutil
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
 from results_example import write_cell
 
-from kvcore.results.collection import CELL_COLUMNS, collect, ner_table
-from kvcore.schema import SettingError, UserError
+from kvcore.results.collection import CELL_COLUMNS, collect
+from kvcore.schema import SettingError
 
 
-def test_the_table_has_the_published_layout(tmp_path: Path) -> None:
-    write_cell(tmp_path, "b", "general", "english", ner={"key": 0.25, "value": 0.5}, converged=True)
-    write_cell(tmp_path, "a", "general", "english", ner={"key": 0.125, "value": 0.75}, converged=False)
-    write_cell(tmp_path, "a", "questions", "german", ner={"key": 0.1, "value": 0.2}, converged=True)
-    (tmp_path / "runs" / "b" / "questions-german" / "unfinished").mkdir(parents=True)
-    cells = collect(tmp_path)
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_each_record_is_a_row(tmp_path: Path) -> None:
+    perplexity = {"baseline": 12.5, "baseline_interval": [10, 15], "grid_mean_nd_ppl": math.inf}
+    judged = {"grid_mean_score": 6.5, "grid_mean_score_interval": [5, 8]}
+    write_cell(tmp_path, "b", "general", "english", perplexity=perplexity, judged=judged, tokens=200)
+    settings = {"capture": {"point": "rotary"}, "rank_budget": {"key_ratios": [1.0, 0.5], "value_ratios": [1.0]}}
+    write_cell(tmp_path, "a", "questions", "german", settings=settings, ner={"key": 0.1, "value": 0.2})
+    (tmp_path / "runs" / "b" / "general-english" / "unfinished").mkdir(parents=True)
+    cells, problems = collect(tmp_path)
+    assert not problems
     assert list(cells.columns) == CELL_COLUMNS
-    assert list(cells["model"]) == ["a", "a", "b"]
-    expected = pd.DataFrame(
-        [["0.1250*", "0.7500*", "0.2500", "0.5000"], ["0.1000", "0.2000", "", ""]],
-        index=pd.MultiIndex.from_tuples([("general", "english"), ("questions", "german")]),
-        columns=pd.MultiIndex.from_tuples([("a", "K"), ("a", "V"), ("b", "K"), ("b", "V")]),
-    )
-    pd.testing.assert_frame_equal(ner_table(cells), expected, check_names=False)
+    german, english = (row for _, row in cells.iterrows())
+    assert [german[name] for name in ("model", "language", "ner_key", "ner_value")] == ["a", "german", 0.1, 0.2]
+    assert [german["capture.point"], german["ratios"], german["kv_dim"]] == ["rotary", "[1.0, 0.5] x [1.0]", 16]
+    assert [english[f"perplexity{end}"] for end in ("", "_low", "_high")] == [12.5, 10, 15]
+    assert [english[f"grid_mean_score{end}"] for end in ("", "_low", "_high")] == [6.5, 5, 8]
+    assert math.isinf(english["grid_mean_nd_ppl"])
+    assert [german["judged"], english["judged"], english["seconds"]] == [False, True, 1.5]
 
 
-def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:
+def test_records_that_cannot_be_read_are_named_and_skipped(tmp_path: Path) -> None:
+    good = write_cell(tmp_path, "a", "good")
+    paths = {
+        name: write_cell(tmp_path, "a", name) for name in ("half", "foreign", "list", "old", "nan", "bytes", "deep")
+    }
+    paths["half"].write_text(paths["half"].read_text()[:200])
+    paths["foreign"].write_text('{"name": "somebody else"}')
+    paths["list"].write_text("[1, 2]")
+    change(paths["old"], schema_version=1)
+    change(paths["nan"], ner={"key": 1.5, "value": 0.5})
+    paths["bytes"].write_bytes(b"\xff\xfe\x00")
+    paths["deep"].write_text("[" * 100_000)
+    cells, problems = collect(tmp_path)
+    assert list(cells["path"]) == [str(good)]
+    reasons = {problem.path: problem.reason for problem in problems}
+    assert set(reasons) == {str(path) for path in paths.values()}
+    assert reasons[str(paths["half"])].startswith("is not complete JSON")
+    assert reasons[str(paths["foreign"])] == "is not a record of kvcore: it has no 'schema_version'"
+    assert "is not a record of kvcore" in reasons[str(paths["list"])]
+    assert reasons[str(paths["old"])] == "has schema version 1; only 2 can be read: run that cell anew"
+    assert reasons[str(paths["nan"])] == "has an NER of 1.5, which is not between 0 and 1"
+    assert all("\n" not in str(problem) for problem in problems)
+
+
+def test_records_of_one_id_that_differ_are_both_named_and_neither_is_used(tmp_path: Path) -> None:
+    write_cell(tmp_path, "a", "general")
+    first = write_cell(tmp_path, "a", "medical")
+    second, copy = (tmp_path / "runs" / "a" / name / "again" / "record.json" for name in ("medical-english", "copy"))
+    for path, origin in ((second, first), (copy, tmp_path / "runs" / "a" / "general-english")):
+        folder = origin.parent if origin.is_file() else next(origin.iterdir())
+        shutil.copytree(folder, path.parent)
+    change(second, ner={"key": 0.3, "value": 0.5})
+    change(copy, seconds={"capture": 99})
+    cells, problems = collect(tmp_path)
+    assert list(cells["dataset"]) == ["general"]
+    reasons = {problem.path: problem.reason for problem in problems}
+    assert len(reasons) == 3
+    assert "records of the id" in reasons[str(first)]
+    assert reasons[str(first)].endswith(f"differ, none is used; see {second}")
+    assert reasons[str(second)].endswith(f"see {first}")
+    assert "is a copy of" in next(reason for path, reason in reasons.items() if "medical" not in path)
+
+
+def test_one_spectrum_has_one_value(tmp_path: Path) -> None:
+    for number, ner in enumerate((0.25, 0.25, 0.26)):
+        write_cell(tmp_path, "a", f"d{number}", spectrum_id="s", ner={"key": ner, "value": 0.5})
+    cells, problems = collect(tmp_path)
+    assert cells.empty
+    assert len(problems) == 3
+    assert all(problem.reason.startswith("records of the spectrum s differ") for problem in problems)
+
+
+def test_a_folder_without_records_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="no finished cell under it"):
-        collect(tmp_path)
-    first = write_cell(tmp_path, "a", "general", "english", id="one")
-    second = write_cell(tmp_path, "a", "general", "english", id="two", spectrum_id="other")
-    with pytest.raises(UserError, match="belong in one field of the table") as caught:
-        ner_table(collect(tmp_path))
-    assert {str(first), str(second)} <= set(str(caught.value).splitlines())
-    second.write_text('{"schema_version": 0}')
-    with pytest.raises(UserError, match="record.json cannot be used .*schema version 0, expected 2"):
         collect(tmp_path)

@@ -18,7 +18,7 @@ WATERFILL = {1.0: [10.0, 20.0, 30.0], 0.5: [13.0, 23.0, 36.0]}
 def test_shares_by_hand(tmp_path: Path) -> None:
     for name, nll in (("uniform", UNIFORM), ("waterfill", WATERFILL)):
         write_cell(tmp_path, "m", "d", rank_budget=name, tables=cost_tables(name, nll, TOKENS))
-    found = compare_budgets(collect(tmp_path)).set_index(["budget", "strategy"])
+    found = compare_budgets(collect(tmp_path).cells).set_index(["budget", "strategy"])
     assert list(found.index) == [(0.5, "waterfill"), (0.5, "uniform"), (0.25, "uniform")]
     assert found.loc[(0.5, "waterfill"), "delta_nll"] == pytest.approx(12 / 60)
     assert found.loc[(0.5, "waterfill"), "share"] == pytest.approx(12 / 30)
@@ -30,21 +30,21 @@ def test_shares_by_hand(tmp_path: Path) -> None:
 
 def test_without_a_uniform_budget_there_is_no_share(tmp_path: Path) -> None:
     write_cell(tmp_path, "m", "d", rank_budget="waterfill", tables=cost_tables("waterfill", WATERFILL, TOKENS))
-    assert np.isnan(compare_budgets(collect(tmp_path))["share"]).all()
+    assert np.isnan(compare_budgets(collect(tmp_path).cells)["share"]).all()
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     grid = cost_tables("grid", {(1.0, 1.0): [1.0], (0.5, 0.5): [2.0]}, [1])
     write_cell(tmp_path / "a", "m", "d", tables=grid)
     with pytest.raises(UserError, match="no finished cell has a rank budget with budgets"):
-        compare_budgets(collect(tmp_path / "a"))
+        compare_budgets(collect(tmp_path / "a").cells)
     for number in range(2):
         tables = cost_tables("waterfill", WATERFILL, TOKENS)
         write_cell(tmp_path / "b", "m", "d", rank_budget="waterfill", tables=tables, id=f"id{number}")
     with pytest.raises(UserError, match="two cells are of one strategy, data and budget"):
-        compare_budgets(collect(tmp_path / "b"))
+        compare_budgets(collect(tmp_path / "b").cells)
     write_cell(tmp_path / "c", "m", "d", rank_budget="uniform", tables=cost_tables("uniform", UNIFORM, TOKENS))
     fewer = {budget: nll[:2] for budget, nll in WATERFILL.items()}
     write_cell(tmp_path / "c", "m", "d", rank_budget="waterfill", tables=cost_tables("waterfill", fewer, TOKENS[:2]))
     with pytest.raises(UserError, match="waterfill and uniform were evaluated on different examples or tokens"):
-        compare_budgets(collect(tmp_path / "c"))
+        compare_budgets(collect(tmp_path / "c").cells)

@@ -36,7 +36,7 @@ def write_grid(root: Path, count: int, model: str = "m") -> dict[str, list[float
             (0.5, 0.5): list(generator.uniform(3, 8, 3)),
         }
         tables = {"layers": table} | cost_tables("grid", nll, [2, 3, 5])
-        write_cell(root, model, f"d{number}", tables=tables, id=f"{number:08x}", spectrum_id=f"{model}{number}")
+        write_cell(root, model, f"d{number}", tables=tables)
         expected["ner_key"].append(table[table["kind"] == "key"]["ner"].mean())
         expected["stable_rank_both"].append(table["stable_rank"].mean() / 8)
         expected["nd_ppl"].append(np.mean([np.expm1((sum(n) - 12) / 10) for n in list(nll.values())[1:]]))
@@ -45,7 +45,7 @@ def write_grid(root: Path, count: int, model: str = "m") -> dict[str, list[float
 
 def test_correlations_are_scipys(tmp_path: Path) -> None:
     expected = write_grid(tmp_path, 6)
-    found, points = correlate(collect(tmp_path))
+    found, points = correlate(collect(tmp_path).cells)
     assert list(points["nd_ppl"]) == pytest.approx(expected["nd_ppl"])
     assert (points["nd_ppl_low"] < points["nd_ppl"]).all()
     assert (points["nd_ppl"] < points["nd_ppl_high"]).all()
@@ -67,7 +67,7 @@ def test_models_are_taken_apart_and_together(tmp_path: Path) -> None:
     write_grid(tmp_path, 4, "one")
     write_grid(tmp_path, 5, "two")
     write_grid(tmp_path, 2, "few")
-    found, points = correlate(collect(tmp_path))
+    found, points = correlate(collect(tmp_path).cells)
     assert found.groupby("model", sort=False)["cells"].first().to_dict() == {"one": 4, "two": 5, "pooled": 11}
     assert len(points) == 11
 
@@ -77,7 +77,7 @@ def test_examples_that_agree_leave_no_doubt_about_the_cost(tmp_path: Path) -> No
         nll = {(1.0, 1.0): [1.0, 2.0, 3.0], (0.5, 0.5): [1 + delta, 2 + 2 * delta, 3 + 3 * delta]}
         tables = {"layers": layers(np.random.default_rng(number))} | cost_tables("grid", nll, [1, 2, 3])
         write_cell(tmp_path, "m", f"d{number}", tables=tables, id=f"{number}")
-    found, points = correlate(collect(tmp_path))
+    found, points = correlate(collect(tmp_path).cells)
     assert list(points["nd_ppl"]) == pytest.approx(list(np.expm1([0.1, 0.2, 0.4])))
     assert list(points["nd_ppl_low"]) == pytest.approx(list(points["nd_ppl_high"]))
     assert list(found["pearson_low"]) == pytest.approx(list(found["pearson_high"]), abs=1e-6)
@@ -106,26 +106,26 @@ def test_cells_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     tables = {"layers": layers(np.random.default_rng(9))} | cost_tables("grid", nll, [2, 3, 5])
     write_cell(tmp_path / "twice", "m", "d0", tables=tables, id="ff", spectrum_id="other")
     with pytest.raises(UserError, match="these cells are of one dataset, which would count more than once"):
-        correlate(collect(tmp_path / "twice"))
+        correlate(collect(tmp_path / "twice").cells)
     write_grid(tmp_path / "grids", 3)
     tables = {"layers": layers(np.random.default_rng(9))} | cost_tables("grid", dict(list(nll.items())[:2]), [2, 3, 5])
     write_cell(tmp_path / "grids", "m", "d9", tables=tables, id="ff")
     with pytest.raises(UserError, match="the grids of these cells differ"):
-        correlate(collect(tmp_path / "grids"))
+        correlate(collect(tmp_path / "grids").cells)
     write_grid(tmp_path / "gates", 3)
     write_cell(tmp_path / "gates", "m", "d9", tables=tables, id="ff", status="untrusted")
-    assert len(correlate(collect(tmp_path / "gates"))[1]) == 3
+    assert len(correlate(collect(tmp_path / "gates").cells)[1]) == 3
 
 
 def test_too_few_cells_are_refused(tmp_path: Path) -> None:
     write_grid(tmp_path, 2)
     with pytest.raises(UserError, match="correlations need 3 finished cells of one model with rank_budget=grid"):
-        correlate(collect(tmp_path))
+        correlate(collect(tmp_path).cells)
 
 
 def test_tables_and_figures_are_written(tmp_path: Path) -> None:
     write_grid(tmp_path, 4)
-    found, points = correlate(collect(tmp_path))
+    found, points = correlate(collect(tmp_path).cells)
     paths = write_correlations(found, points, tmp_path / "out") + draw_correlations(points, tmp_path / "out")
     assert [path.name for path in paths] == [
         "correlations.csv", "correlated_cells.csv", "nd_ppl_against_ner.png", "nd_ppl_against_ner.pdf",

@@ -96,7 +96,7 @@ def test_costs_are_drawn_over_keys_and_values_of_each_model() -> None:
     points = points.assign(nd_ppl_low=points["nd_ppl"] - 0.1, nd_ppl_high=points["nd_ppl"] + 50)
     keys, values = figures.cost_against_ner(points, "nd_ppl", "ND-PPL").axes
     for axes, column in ((keys, "ner_key"), (values, "ner_value")):
-        drawn = [line for line in axes.lines if line.get_marker() == "o"]
+        drawn = [line for line in axes.lines if str(line.get_marker()) in "os"]
         assert [list(line.get_xdata()) for line in drawn] == [list(points[column][:3]), list(points[column][3:])]
         assert [list(line.get_ydata()) for line in drawn] == [[1.0, 0.5, 0.2], [2.0, 1.0, 0.5]]
     assert keys.get_ylim()[1] < 10  # the longest bars are cut

@@ -22,13 +22,13 @@ def write(root: Path, basis: str, evaluated_on: str, delta: float) -> None:
 def test_rows_are_bases_and_columns_what_was_evaluated(tmp_path: Path) -> None:
     for basis, evaluated_on, delta in (("b", "b", 0.1), ("b", "a", 0.2), ("a", "b", 0.4)):
         write(tmp_path, basis, evaluated_on, delta)
-    (transfer,) = transfers(collect(tmp_path))
+    (transfer,) = transfers(collect(tmp_path).cells)
     assert (transfer.model, transfer.asked) == ("m", "waterfill 0.5")
     matrix = transfer.delta_nll
     assert list(matrix.index) == list(matrix.columns) == ["a", "b"]
     assert math.isnan(matrix.loc["a", "a"])
     assert [matrix.loc[pair] for pair in (("a", "b"), ("b", "a"), ("b", "b"))] == pytest.approx([0.4, 0.2, 0.1])
-    paths = draw_transfers(collect(tmp_path), tmp_path / "drawn")
+    paths = draw_transfers(collect(tmp_path).cells, tmp_path / "drawn")
     assert [path.name for path in paths] == [f"m-waterfill_0.5.{ending}" for ending in ("csv", "png", "pdf")]
     assert pd.read_csv(paths[0], index_col=0).loc["b", "a"] == pytest.approx(0.2)
 
@@ -52,15 +52,15 @@ def test_bases_and_tokens_that_differ_are_refused(tmp_path: Path) -> None:
             "cost was measured on several numbers of tokens" if name == "tokens" else "bases were computed in several"
         )
         with pytest.raises(UserError, match=said):
-            list(transfers(collect(root)))
+            list(transfers(collect(root).cells))
 
 
 def test_what_is_no_matrix_is_said(tmp_path: Path) -> None:
     write(tmp_path / "own", "a", "a", 0.1)
     with pytest.raises(UserError, match="no finished cell was evaluated on another dataset"):
-        list(transfers(collect(tmp_path / "own")))
+        list(transfers(collect(tmp_path / "own").cells))
     tables = cost_tables("waterfill", {1.0: [2.0], 0.5: [3.0]}, [2])
     for number in range(2):
         write_cell(tmp_path, "m", "a", evaluated_on="b", rank_budget="waterfill", tables=tables, id=f"{number}")
     with pytest.raises(UserError, match="these cells belong in one field of a transfer matrix"):
-        list(transfers(collect(tmp_path)))
+        list(transfers(collect(tmp_path).cells))

@@ -228,7 +228,7 @@ def test_costs_are_estimated_and_scores_correlated(tiny_folder: Path, pairs: Pat
     assert estimate.requests == 4 * 2 + 2  # four allocations and two references
     assert len(server.requests) <= 3 * estimate.requests
     assert estimate_cost(finished, StageProgress(visible=False)).requests == 0
-    found, points = correlate(collect(pairs.parent / "outputs"))
+    found, points = correlate(collect(pairs.parent / "outputs").cells)
     assert set(found["cost"]) == {"nd_ppl", "gpt_score"}
     records = [json.loads(path.read_text())["judged"] for path in (pairs.parent / "outputs").rglob("record.json")]
     assert sorted(points["gpt_score"]) == pytest.approx(sorted(record["grid_mean_score"] for record in records))
