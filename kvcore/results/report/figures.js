@@ -33,7 +33,8 @@ function draw(node, traces, layout, description) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), activecolor: style("--accent") },
     height: size * 27, ...layout,
   }, {
-    responsive: true, displaylogo: false, displayModeBar: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    responsive: true, displaylogo: false, displayModeBar: true,
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]], // none that uploads
     toImageButtonOptions: { format: "svg", filename: description.replace(/[^\w.-]+/g, "_") },
   });
 }

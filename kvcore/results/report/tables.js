@@ -79,7 +79,7 @@ function cellsTable(parent, filters) {
       : make("span", { title: value }, value.toFixed(4) + marksOf(row))),
   });
   const columns = [
-    { data: null, title: "Choose", orderable: false, className: "select", render: DataTable.render.select(), columnControl: [] },
+    { data: null, title: "Choose", orderable: false, className: "select", render: DataTable.render.select(), columnControl: [{ target: 1, content: [] }] },
     { ...text("state", "State"), render: (value, type) => (type === "display" ? badge(value) : value) },
     { ...text("model", "Model"), render: (value, type, row) => (type === "display" ? make("a", { href: address("cell", { id: row.id }) }, value) : value) },
     text("dataset", "Dataset"), text("language", "Language"),
@@ -93,7 +93,7 @@ function cellsTable(parent, filters) {
   const rows = cells.filter((cell) => Object.entries(filters).every(([name, value]) => String(cell[name]) === value));
   const table = dataTable(node, rows.length, {
     data: rows, columns, select: { style: "multi", selector: "td.select", headerCheckbox: false }, order: [[2, "asc"]], deferRender: true,
-    columnControl: [{ target: 1, content: ["search"] }],
+    columnControl: [{ target: 0, content: [] }, { target: 1, content: ["search"] }], // the first makes a heading to put them below
   });
   return table;
 }
