@@ -129,7 +129,7 @@ function costAgainstNer(node, points, fits, title, description) {
     ];
   }));
   const values = points.map((row) => row.measured), room = (Math.max(...values) - Math.min(...values)) || 1;
-  panels(node, traces, axis("NER, mean over layers"), axis(title, { range: [Math.min(...values) - room * 0.4, Math.max(...values) + room * 0.4] }), description);
+  panels(node, traces, axis("NER, mean over layers"), axis(title, { range: [Math.min(...values) - room * 0.4, Math.max(...values) + room * 0.4] }), description, null);
 }
 
 function showBudgets(body, parameters) {

@@ -46,7 +46,7 @@ function legendFor(names) {
 }
 
 // Keys left and values right, or below each other where there is no room; traces carry `kind`.
-function panels(node, traces, xAxis, yAxis, description) {
+function panels(node, traces, xAxis, yAxis, description, matches = "x") {
   const narrow = isNarrow();
   const names = unique(traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name));
   const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
@@ -62,7 +62,7 @@ function panels(node, traces, xAxis, yAxis, description) {
   draw(node, placed, {
     ...legendFor(names), annotations: [heading("Keys", 0), heading("Values", 1)],
     height: size * (narrow ? 40 + 1.6 * Math.ceil(names.length / 2) : Math.max(27, 5 + 1.45 * names.length)),
-    xaxis: { ...xAxis, domain: domains[0] }, xaxis2: { ...xAxis, domain: domains[1], anchor: "y2", matches: "x" },
+    xaxis: { ...xAxis, domain: domains[0] }, xaxis2: { ...xAxis, domain: domains[1], anchor: "y2", ...(matches ? { matches } : {}) },
     yaxis: { ...yAxis, domain: heights[0] },
     yaxis2: { ...yAxis, domain: heights[1], anchor: "x2", matches: "y", ...(narrow ? {} : { title: undefined, showticklabels: false }) },
   }, description);
@@ -95,7 +95,7 @@ function convergenceLines(node, rows, description) {
     };
   }));
   for (const trace of traces) trace.line.color = resolved(trace.line.color);
-  panels(node, traces, axis("tokens seen", { type: "log", dtick: 1 }), axis("NER", { range: [0, 1.02] }), description);
+  panels(node, traces, axis("tokens seen", { type: "log", tickvals: unique(rows.map((row) => row.tokens)), tickformat: ".3~s" }), axis("NER", { range: [0, 1.02] }), description);
 }
 
 function resolved(color) { // Plotly knows rgb alone
@@ -111,13 +111,13 @@ function heatmap(node, rows, { title, xTitle, yTitle, range = null, scale = "Civ
   const at = new Map(rows.map((row) => [`${row.y}\n${row.x}`, row]));
   const matrix = (pick) => down.map((y) => across.map((x) => pick(at.get(`${y}\n${x}`) ?? {})));
   const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  node.style.maxWidth = `${Math.max(40, 18 + 5 * across.length)}rem`;
   draw(node, [{
     type: "heatmap", x: across.map(plain), y: down.map(plain), z: matrix((row) => row.value ?? null),
     text: matrix((row) => plain(row.text ?? "")), texttemplate: "%{text}", textfont: { size: size * (across.length > 7 ? 0.62 : 0.78) },
     hovertemplate: hover, colorscale: scale, reversescale: reversed, xgap: 2, ygap: 2, hoverongaps: false,
     ...(range ? { zmin: range[0], zmax: range[1] } : {}),
-    colorbar: { title: { text: title, side: isNarrow() ? "top" : "right" }, thickness: 14, outlinewidth: 0,
-      ...(isNarrow() ? { orientation: "h", y: -0.2, yanchor: "top" } : {}) },
+    showscale: !isNarrow(), colorbar: { title: { text: title, side: "right" }, thickness: 14, outlinewidth: 0 },
   }], {
     height: size * Math.max(24, 10 + 2.8 * down.length),
     xaxis: axis(xTitle, { type: "category", showgrid: false, tickangle: across.some((x) => String(x).length > 6) ? -40 : 0 }),

@@ -71,7 +71,7 @@ function nerCell(node, value) {
 function cellsTable(parent, filters) {
   const has = (name) => cells.some((cell) => cell[name] !== null && cell[name] !== undefined);
   const elsewhere = cells.some((cell) => cell.evaluated_on && cell.evaluated_on !== cell.dataset);
-  const text = (name, title) => column(name, title, { columnControl: [{ target: 1, content: ["searchList"] }] });
+  const text = (name, title) => column(name, title, { columnControl: [{ target: 1, content: [["searchList"]] }] });
   const number = (name, more = {}) => column(name, null, { numeric: true, searchable: true, ...more });
   const ner = (name) => number(name, {
     createdCell: nerCell,
@@ -93,7 +93,8 @@ function cellsTable(parent, filters) {
   const rows = cells.filter((cell) => Object.entries(filters).every(([name, value]) => String(cell[name]) === value));
   const table = dataTable(node, rows.length, {
     data: rows, columns, select: { style: "multi", selector: "td.select", headerCheckbox: false }, order: [[2, "asc"]], deferRender: true,
-    columnControl: [{ target: 0, content: [] }, { target: 1, content: ["search"] }], // the first makes a heading to put them below
+    columnControl: [{ target: 0, content: ["order"] }, { target: 1, content: ["search"] }],
+    ordering: { indicators: false, handler: true },
   });
   return table;
 }
