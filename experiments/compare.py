@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kvcore.command_line import clear_errors
+from kvcore.command_line import clear_errors, collected_cells
 
 
 def main() -> None:
@@ -17,11 +17,10 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="an output_root (default: outputs)")
     outputs = parser.parse_args().outputs
     with clear_errors():
-        from kvcore.results.collection import collect
         from kvcore.results.comparison import compare_budgets
-        from kvcore.results.summary import print_comparison
+        from kvcore.results.printing.grid import print_comparison
 
-        comparison = compare_budgets(collect(outputs))
+        comparison = compare_budgets(collected_cells(outputs))
         print_comparison(Console(), comparison)
         path = outputs / "comparison.csv"
         comparison.to_csv(path, index=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kvcore.command_line import clear_errors
+from kvcore.command_line import clear_errors, collected_cells
 
 
 def main() -> None:
@@ -17,11 +17,10 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="an output_root (default: outputs)")
     outputs = parser.parse_args().outputs
     with clear_errors():
-        from kvcore.results.collection import collect
         from kvcore.results.correlation import correlate, draw_correlations, write_correlations
-        from kvcore.results.summary import print_correlations
+        from kvcore.results.printing.grid import print_correlations
 
-        correlations, points = correlate(collect(outputs))
+        correlations, points = correlate(collected_cells(outputs))
         print_correlations(Console(), correlations)
         folder = outputs / "correlations"
         for path in [*write_correlations(correlations, points, folder), *draw_correlations(points, folder)]:

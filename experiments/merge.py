@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--output-root", default="outputs", type=Path, help="where the pool is written")
     arguments = parser.parse_args()
     with clear_errors():
-        from kvcore.results.summary import print_pool
+        from kvcore.results.printing.cell import print_pool
         from kvcore.spectrum.pooling import pool
         from kvcore.spectrum.storage import load_measurement
 

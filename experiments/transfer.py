@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kvcore.command_line import clear_errors
+from kvcore.command_line import clear_errors, collected_cells
 
 
 def main() -> None:
@@ -17,11 +17,10 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs/transfer", type=Path, help="an output_root")
     outputs = parser.parse_args().outputs
     with clear_errors():
-        from kvcore.results.collection import collect
-        from kvcore.results.summary import print_transfers
+        from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
-        cells = collect(outputs)
+        cells = collected_cells(outputs)
         print_transfers(Console(), transfers(cells))
         for path in draw_transfers(cells, outputs / "transfer"):
             print(path)

@@ -152,7 +152,7 @@ class Cell:
             SettingError: `output_root` cannot be written to.
         """
         text = yaml.safe_dump(self.described_settings(), sort_keys=False, allow_unicode=True)
-        with _writing_to(self.settings.output_root):
+        with writing_to(self.settings.output_root):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / SETTINGS_NAME, text)
             (self.folder / FAILURE_NAME).unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def prepare_output_root(output_root: str) -> None:
     Raises:
         SettingError: They cannot.
     """
-    with _writing_to(output_root):
+    with writing_to(output_root):
         for name in ("runs", "spectra"):
             folder = Path(output_root).expanduser() / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,12 @@ def prepare_output_root(output_root: str) -> None:
 
 
 @contextmanager
-def _writing_to(output_root: str) -> Iterator[None]:
+def writing_to(output_root: str) -> Iterator[None]:
+    """Name the folder that cannot be written to.
+
+    Raises:
+        SettingError: It cannot.
+    """
     try:
         yield
     except OSError as error:
@@ -202,12 +207,18 @@ def _writing_to(output_root: str) -> Iterator[None]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that it is either absent (or as it was) or complete."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which takes the place of another when all is written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

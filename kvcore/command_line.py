@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from kvcore.schema import GateError, Settings, UserError, nearest, parse_settings, setting_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FAILED = 1
 USER_ERROR = 2
@@ -70,18 +73,31 @@ def settings_from(config: DictConfig) -> Settings:
     return parse_settings(_without_missing(values))
 
 
+def collected_cells(outputs: Path) -> "pd.DataFrame":
+    """Collect the cells under a folder, and say on standard error which records were not used.
+
+    Raises:
+        SettingError: There is no record.
+    """
+    from kvcore.results.collection import collect
+    from kvcore.results.printing.cell import print_lines
+
+    cells, problems = collect(outputs)
+    print_lines(Console(stderr=True), problems)
+    return cells
+
+
 class DrawTransfers(Callback):
     """Draws the transfer matrices when all their cells are done; named in conf/experiment/transfer.yaml."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own signature
         """Print and draw what is there."""
-        from kvcore.results.collection import collect
-        from kvcore.results.summary import print_transfers
+        from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
         with clear_errors():
             outputs = Path(str(config.output_root)).expanduser()
-            cells = collect(outputs)
+            cells = collected_cells(outputs)
             print_transfers(Console(), transfers(cells))
             for path in draw_transfers(cells, outputs / "transfer"):
                 print(path)  # noqa: T201 - what the command was run for

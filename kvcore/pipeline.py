@@ -11,8 +11,8 @@ from kvcore.data.batches import Batches
 from kvcore.preparation import Inputs, ModelLoader, identify, load_inputs
 from kvcore.processes import ALONE, Processes
 from kvcore.progress import StageProgress
+from kvcore.results.printing.cell import print_summary
 from kvcore.results.record import finite
-from kvcore.results.summary import print_summary
 from kvcore.schema import Settings
 from kvcore.spectrum.measurement import Measurement
 from kvcore.stages.allocating import allocate, check_rank_budget

@@ -1,40 +1,92 @@
-"""Many cells as tables."""
+"""Many cells as one table."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from kvcore.cell import RECORD_NAME
-from kvcore.results.record import FINISHED, SCHEMA_VERSION
+from kvcore.results.record import FINISHED, SCHEMA_VERSION, UNTRUSTED
 from kvcore.schema import SettingError, UserError, first_line
 
-CELL_COLUMNS = [
-    "model", "dataset", "language", "evaluated_on", "evaluated_language", "rank_budget", "ner_key", "ner_value",
-    "tokens", "tokens_per_dim", "converged", "perplexity", "grid_mean_nd_ppl", "judged", "status", "id",
-    "spectrum_id", "path",
+# What a spectrum depends on, by the names that a user gives: columns of the table of cells.
+SPECTRUM_SETTINGS = (
+    "model.revision", "model.dtype", "model.attention", "model.template", "dataset.revision", "dataset.split",
+    "dataset.layout", "dataset.prompt", "dataset.max_examples", "dataset.max_tokens", "dataset.max_length",
+    "evaluation.share", "capture.point", "capture.skip_first_tokens", "spectrum.precision", "seed",
+)  # fmt: skip
+_RESULTS = [
+    "model", "dataset", "language", "evaluated_on", "evaluated_language", "rank_budget", "ratios", "ner_key",
+    "ner_value", "tokens", "kv_dim", "tokens_per_dim", "converged", "perplexity", "perplexity_low", "perplexity_high",
+    "grid_mean_nd_ppl", "grid_mean_nd_ppl_low", "grid_mean_nd_ppl_high", "judged", "grid_mean_score",
+    "grid_mean_score_low", "grid_mean_score_high", "status", "failed_gates",
 ]  # fmt: skip
+CELL_COLUMNS = [
+    *_RESULTS, "seconds", "peak_memory_bytes", "device", "git_commit", *SPECTRUM_SETTINGS, "id", "spectrum_id", "path",
+]  # fmt: skip
+_NUMBERS = ("ner_", "perplexity", "grid_mean_", "tokens_per_dim", "seconds")
+_TYPES = {name: "float64" for name in CELL_COLUMNS if name.startswith(_NUMBERS)} | {
+    "tokens": "int64", "kv_dim": "int64", "peak_memory_bytes": "int64", "converged": "bool", "judged": "bool",
+}  # fmt: skip
 
 
-def collect(output_root: Path) -> pd.DataFrame:
-    """Return one row for every finished cell, by model, dataset and language.
+@dataclass(frozen=True)
+class Problem:
+    """Something under an output_root that is not used.
+
+    Attributes:
+        path: Of the record, or of the file.
+        reason: Why, in words that follow the path.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Say both in one line."""
+        return f"{self.path}: {self.reason}"
+
+
+class Collected(NamedTuple):
+    """What lies under an output_root.
+
+    Attributes:
+        cells: One row for each readable record, by model, dataset, language and id: the columns `CELL_COLUMNS`.
+            `kv_dim` is the largest of all layers, `ratios` those of a grid, `seconds` the sum over the stages.
+        problems: Records that are not among them.
+    """
+
+    cells: pd.DataFrame
+    problems: list[Problem]
+
+
+def collect(output_root: Path) -> Collected:
+    """Read the record of every finished cell.
 
     Args:
         output_root: Folder with `runs/`.
 
-    Returns:
-        The columns `CELL_COLUMNS`.
-
     Raises:
-        SettingError: There is no finished cell.
-        UserError: A record cannot be read.
+        SettingError: There is no record.
     """
     paths = sorted((output_root / "runs").glob(f"*/*/*/{RECORD_NAME}"))
     if not paths:
         raise SettingError("output_root", str(output_root), "no finished cell under it")
-    cells = pd.DataFrame([_row(path) for path in paths], columns=CELL_COLUMNS)
-    return cells.sort_values(["model", "dataset", "language", "id"], ignore_index=True)
+    rows, problems = [], []
+    for path in paths:
+        try:
+            rows.append(_row(json.loads(path.read_text(encoding="utf-8"))) | {"path": str(path)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            problems.append(Problem(str(path), _reason(error)))
+    cells = pd.DataFrame(rows, columns=CELL_COLUMNS).astype(_TYPES)
+    for cleared in (_without_contradictions, _without_foreign_spectra):
+        cells, found = cleared(cells)
+        problems += found
+    cells = cells.sort_values(["model", "dataset", "language", "id"], ignore_index=True)
+    return Collected(cells, sorted(problems, key=lambda problem: problem.path))
 
 
 def trusted(cells: pd.DataFrame) -> pd.DataFrame:
@@ -61,49 +113,97 @@ def cell_table(record: str, name: str) -> pd.DataFrame:
         ) from error
 
 
-def ner_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the published layout: rows (dataset, language), columns (model, `K` or `V`), NER.
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    if record["schema_version"] != SCHEMA_VERSION:
+        version = record["schema_version"]
+        raise ValueError(f"has schema version {version}; only {SCHEMA_VERSION} can be read: run that cell anew")
+    if record["status"] not in (FINISHED, UNTRUSTED):
+        raise ValueError(f"has the unknown status {record['status']!r}")
+    settings, evaluation = record["settings"], record["splits"]["evaluation"]
+    tokens, tokens_per_dim = int(record["tokens"]), float(record["tokens_per_dim"])
+    budget, perplexity, judged = settings["rank_budget"], record["perplexity"], record["judged"]
+    return {
+        "model": str(settings["model"]["name"]),
+        "dataset": str(settings["dataset"]["name"]),
+        "language": str(settings["language"]["name"]),
+        "evaluated_on": str(evaluation["dataset"]),
+        "evaluated_language": str(evaluation["language"]),
+        "rank_budget": str(budget["name"]),
+        "ratios": f"{budget['key_ratios']} x {budget['value_ratios']}" if "key_ratios" in budget else None,
+        "ner_key": _share(record["ner"]["key"]),
+        "ner_value": _share(record["ner"]["value"]),
+        "tokens": tokens,
+        "kv_dim": round(tokens / tokens_per_dim) if tokens_per_dim else 0,
+        "tokens_per_dim": tokens_per_dim,
+        "converged": record["converged"] is True,
+        "judged": judged is not None,
+        "failed_gates": ", ".join(name for name, gate in record["gates"].items() if not gate["passed"]),
+        "seconds": sum(record["seconds"].values()),
+        **_with_interval("baseline", perplexity, column="perplexity"),
+        **_with_interval("grid_mean_nd_ppl", perplexity),
+        **_with_interval("grid_mean_score", judged or {"grid_mean_score": None}),
+        "peak_memory_bytes": int(record["peak_memory_bytes"]),
+        **{name: str(record[name]) for name in ("status", "id", "spectrum_id", "device", "git_commit")},
+        **{name: _setting(settings, name) for name in SPECTRUM_SETTINGS},
+    }
 
-    A star marks what is not converged, an empty field a cell that is missing.
 
-    Raises:
-        UserError: Two spectra belong in one field.
-    """
-    cells = cells.drop_duplicates(["model", "dataset", "language", "spectrum_id"])
-    twice = cells[cells.duplicated(["model", "dataset", "language"], keep=False)]
-    if len(twice):
-        raise UserError("these cells belong in one field of the table:\n" + "\n".join(twice["path"]))
-    long = cells.melt(
-        ["model", "dataset", "language", "converged"], ["ner_key", "ner_value"], var_name="kind", value_name="ner"
-    )
-    long["kind"] = long["kind"].map({"ner_key": "K", "ner_value": "V"})
-    long["ner"] = [
-        f"{ner:.4f}{'' if converged else '*'}" for ner, converged in zip(long["ner"], long["converged"], strict=True)
-    ]
-    return (
-        long.pivot(index=["dataset", "language"], columns=["model", "kind"], values="ner").fillna("").sort_index(axis=1)
-    )
+def _with_interval(name: str, found: Mapping[str, Any], column: str = "") -> dict[str, float | None]:
+    """Return a number of a record and the ends of its interval; the record holds what is not finite as strings."""
+    low, high = found.get(f"{name}_interval") or (None, None)
+    numbers = {"": found[name], "_low": low, "_high": high}
+    return {(column or name) + end: None if number is None else float(number) for end, number in numbers.items()}
 
 
-def _row(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {record['schema_version']}, expected {SCHEMA_VERSION}")
-        settings = record["settings"]
-        return {
-            "model": settings["model"]["name"],
-            "dataset": settings["dataset"]["name"],
-            "language": settings["language"]["name"],
-            "evaluated_on": record["splits"]["evaluation"]["dataset"],
-            "evaluated_language": record["splits"]["evaluation"]["language"],
-            "rank_budget": settings["rank_budget"]["name"],
-            "ner_key": record["ner"]["key"],
-            "ner_value": record["ner"]["value"],
-            "perplexity": record["perplexity"]["baseline"],
-            "grid_mean_nd_ppl": record["perplexity"]["grid_mean_nd_ppl"],
-            "judged": record["judged"] is not None,
-            "path": str(path),
-        } | {name: record[name] for name in ("tokens", "tokens_per_dim", "converged", "status", "id", "spectrum_id")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be used ({type(error).__name__}: {error})") from error
+def _share(value: float) -> float:
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"has an NER of {value}, which is not between 0 and 1")
+    return float(value)
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> str | None:
+    group, _, field = name.partition(".")
+    value = settings.get(group, {}).get(field) if field else settings.get(group)
+    return None if value is None else str(value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not complete JSON ({error})"
+    if isinstance(error, KeyError):
+        return f"is not a record of kvcore: it has no {error}"
+    if isinstance(error, TypeError | AttributeError):
+        return f"is not a record of kvcore ({first_line(error)})"
+    return first_line(error)
+
+
+def _without_contradictions(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Leave out all records of an id that has several results, and all copies but one of an id that has one."""
+    copies = cells[cells.duplicated("id", keep=False)]
+    problems, dropped = [], []
+    for identity, group in copies.groupby("id"):
+        paths = list(group["path"])
+        if len(group[_RESULTS].drop_duplicates()) > 1:
+            dropped += list(group.index)
+            problems += [
+                _named(path, paths, f"two records of the id {identity} differ, none is used") for path in paths
+            ]
+        else:
+            dropped += list(group.index[1:])
+            problems += [Problem(path, f"is a copy of {paths[0]}, which is used") for path in paths[1:]]
+    return cells.drop(index=dropped), problems
+
+
+def _without_foreign_spectra(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Leave out records that say they have one spectrum, but not the same numbers of it."""
+    numbers = ["ner_key", "ner_value", "tokens", "converged"]
+    several = cells.groupby("spectrum_id")[numbers].transform("nunique").gt(1).any(axis=1)
+    problems = []
+    for identity, group in cells[several].groupby("spectrum_id"):
+        paths = list(group["path"])
+        problems += [_named(path, paths, f"records of the spectrum {identity} differ, none is used") for path in paths]
+    return cells[~several], problems
+
+
+def _named(path: str, paths: list[str], reason: str) -> Problem:
+    return Problem(path, f"{reason}; see {', '.join(other for other in paths if other != path)}")

@@ -1,4 +1,4 @@
-"""Figures of one cell."""
+"""Figures of one cell, of transfers and of correlations."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from kvcore.cell import replacing
 from kvcore.compression.allocation import Allocation, KvDims
 
 COLUMN_WIDTH = 3.5  # inches: one column of a two-column page
@@ -25,7 +26,7 @@ def layerwise_ner(layers: pd.DataFrame, title: str) -> Figure:
         layers: The layer table.
         title: What was measured on what.
     """
-    with _drawing(title, height=2.4) as (figure, axes):
+    with drawing(title, height=2.4) as (figure, axes):
         palette = dict(zip(("key", "value"), seaborn.color_palette("colorblind"), strict=False))
         seaborn.lineplot(layers, x="layer", y="ner", hue="kind", style="kind", palette=palette, ax=axes)
         for (kind, converged), points in layers.groupby(["kind", "converged"]):
@@ -44,10 +45,10 @@ def perplexity_heatmap(surface: pd.DataFrame, title: str) -> Figure:
         surface: The perplexity table.
         title: What was measured on what.
     """
-    with _drawing(title, height=2.9) as (figure, axes):
+    with drawing(title, height=2.9) as (figure, axes):
         seaborn.heatmap(
-            _over_ratios(surface, surface["delta_nll"]),
-            annot=_over_ratios(surface, surface["perplexity"]).map(_short),
+            over_ratios(surface, surface["delta_nll"]),
+            annot=over_ratios(surface, surface["perplexity"]).map(_short),
             fmt="",
             annot_kws={"fontsize": 6},
             cmap="cividis_r",
@@ -67,10 +68,10 @@ def score_heatmap(scores: pd.DataFrame, title: str) -> Figure:
     """
     points = scores[scores["key_ratio"].notna()]
     counts = points["score"].map("{:.2f}".format) + points["judged"].map("\nn={}".format)
-    with _drawing(title, height=2.9) as (figure, axes):
+    with drawing(title, height=2.9) as (figure, axes):
         seaborn.heatmap(
-            _over_ratios(points, points["score"]),
-            annot=_over_ratios(points, counts).fillna(""),
+            over_ratios(points, points["score"]),
+            annot=over_ratios(points, counts).fillna(""),
             fmt="",
             annot_kws={"fontsize": 6},
             vmin=1,
@@ -83,7 +84,7 @@ def score_heatmap(scores: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _over_ratios(points: pd.DataFrame, values: "pd.Series[Any]") -> pd.DataFrame:
+def over_ratios(points: pd.DataFrame, values: "pd.Series[Any]") -> pd.DataFrame:
     """Lay values of points out by key ratio (down) and value ratio (across), the largest first."""
     table = points.assign(shown=values).pivot(index="key_ratio", columns="value_ratio", values="shown")
     return table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
@@ -96,7 +97,7 @@ def transfer_heatmap(delta_nll: pd.DataFrame, title: str) -> Figure:
         delta_nll: Rows: what bases and ranks are from, columns: what their cost was measured on, in the same order.
         title: Which model, at which budget.
     """
-    with _drawing(title, height=3.2) as (figure, axes):
+    with drawing(title, height=3.2) as (figure, axes):
         seaborn.heatmap(
             delta_nll,
             annot=True,
@@ -126,7 +127,7 @@ def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
     """
     models = list(dict.fromkeys(points["model"]))
     palette = dict(zip(models, seaborn.color_palette("colorblind", len(models)), strict=True))
-    with _style():
+    with style():
         figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.8), layout="constrained")
         for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("key", "value"), strict=True):
             for model, group in points.groupby("model", sort=False):
@@ -156,7 +157,7 @@ def layerwise_ranks(allocations: Sequence[Allocation], kv_dims: KvDims, title: s
         for place, rank in allocation.ranks.items()
     ]
     table = pd.DataFrame(rows)
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.6), layout="constrained")
         figure.suptitle(title)
         upper, lower = figure.subplots(2, sharex=True, sharey=True)
@@ -179,24 +180,26 @@ def layerwise_ranks(allocations: Sequence[Allocation], kv_dims: KvDims, title: s
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as vector graphics and return the paths."""
+    """Write a figure as PNG and as vector graphics, each in one step, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in FORMATS]
     for path in paths:
-        figure.savefig(path, dpi=200)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=200, format=path.suffix[1:])
     return paths
 
 
 @contextmanager
-def _drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
+def drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Draw with the house fonts, whatever the user's own settings of matplotlib are."""
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
         figure.suptitle(title)
         yield figure, figure.add_subplot()
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
+    """Return the house fonts."""
     return matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8})
 
 

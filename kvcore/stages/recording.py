@@ -1,12 +1,11 @@
 """Stage: everything that a cell leaves on disk, the record last."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kvcore.cell import RANKS_NAME, Cell
+from kvcore.cell import RANKS_NAME, Cell, replacing
 from kvcore.compression.allocation import Allocation
 from kvcore.compression.budgets.ranks_file import write_ranks
 from kvcore.evaluation.gates import Gate, failed
@@ -104,9 +103,8 @@ def write_record(cell: Cell, inputs: Inputs, outcome: Outcome, progress: StagePr
 
 def write_table(cell: Cell, name: str, table: pd.DataFrame) -> None:
     """Write a table in one step: another process may be at the same cell, and ahead."""
-    temporary = cell.folder / f".{name}.{os.getpid()}.tmp"
-    table.to_parquet(temporary)
-    temporary.replace(cell.folder / f"{name}.parquet")
+    with replacing(cell.folder / f"{name}.parquet") as temporary:
+        table.to_parquet(temporary)
 
 
 def _split_table(inputs: Inputs) -> pd.DataFrame:

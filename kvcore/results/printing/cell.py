@@ -7,11 +7,9 @@ from pathlib import Path
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from kvcore.results.record import UNTRUSTED, Record
-from kvcore.results.transfer import Transfer
 from kvcore.spectrum.tables import model_level_ner
 
 
@@ -38,9 +36,13 @@ def print_summary(
         console.print(_score_table(scores))
     console.print("gates")
     console.print(_gate_table(record))
-    for path in paths:
-        # Paths are for copying: never wrapped.
-        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+    print_lines(console, paths)
+
+
+def print_lines(console: Console, lines: Iterable[object]) -> None:
+    """Print lines that hold paths, which are for copying: never wrapped."""
+    for line in lines:
+        console.print(str(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_pool(console: Console, layers: pd.DataFrame) -> None:
@@ -52,20 +54,6 @@ def print_pool(console: Console, layers: pd.DataFrame) -> None:
     settled = "yes" if layers["converged"].all() else "NO"
     table.add_row(f"{ner['key']:.4f}", f"{ner['value']:.4f}", f"{layers['tokens'].min():,}", settled)
     console.print(table)
-
-
-def print_ner_table(console: Console, ner: pd.DataFrame) -> None:
-    """Print NER of keys (K) and values (V) in the published layout, see `kvcore.results.collection.ner_table`."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for level, name in enumerate(ner.index.names):
-        table.add_column(str(name), min_width=max(map(len, ner.index.get_level_values(level))))
-    for column in ner.columns:
-        table.add_column("\n".join(column), justify="right", min_width=len(column[0]))
-    for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
-        table.add_row(*labels, *values)
-    console.print(table)
-    if ner.apply(lambda column: column.str.endswith("*")).to_numpy().any():
-        console.print("* not converged: fewer than 20 tokens per dimension")
 
 
 def _ner_table(record: Record) -> Table:
@@ -154,65 +142,3 @@ def _gate_table(record: Record) -> Table:
     for name, gate in record.gates.items():
         table.add_row(name, f"{gate.value:.3g}", f"{gate.limit:.3g}", "yes" if gate.passed else "NO")
     return table
-
-
-def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
-    """Print what rank budgets cost, see `kvcore.results.comparison.compare_budgets`."""
-    for (model, dataset, language, on, on_language), group in comparison.groupby(
-        ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
-    ):
-        console.print(f"\n{model}: ranks from {dataset}, {language}; cost on {on}, {on_language} (95 % intervals)")
-        table = Table(box=box.SIMPLE, pad_edge=False)
-        table.add_column("budget", justify="right")
-        table.add_column("strategy")
-        for heading in ("keys", "values", "delta NLL", "of uniform"):
-            table.add_column(heading, justify="right")
-        for _, row in group.iterrows():
-            kept = [f"{row[name]:.2f}" for name in ("kept_keys", "kept_values")]
-            costs = [f"{row[n]:.3f} ({row[f'{n}_low']:.3f}, {row[f'{n}_high']:.3f})" for n in ("delta_nll", "share")]
-            table.add_row(f"{row['budget']:g}", str(row["strategy"]), *kept, *costs)
-        console.print(table)
-
-
-def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
-    """Print transfer matrices, see `kvcore.results.transfer.transfers`."""
-    for transfer in matrices:
-        console.print(
-            f"\n{transfer.model}, {transfer.asked}: delta NLL (down: bases and ranks from, across: cost on)",
-            markup=False,
-        )
-        table = Table(box=box.SIMPLE, pad_edge=False)
-        table.add_column("")
-        for name in transfer.delta_nll.columns:
-            table.add_column(name, justify="right")
-        for place, (basis, row) in enumerate(transfer.delta_nll.iterrows()):
-            costs = ["-" if math.isnan(cost) else f"{cost:.4f}" for cost in row]
-            costs[place] = escape(f"[{costs[place]}]")
-            table.add_row(str(basis), *costs)
-        console.print(table)
-
-
-_METRICS = {
-    "ner": "NER",
-    "ner_energy": "NER (energy)",
-    "rank_at_energy_0.95": "rank at 95 %",
-    "stable_rank": "stable rank",
-}
-_KINDS = {"key": "K", "value": "V", "both": "K+V"}
-
-
-def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
-    """Print correlations, see `kvcore.results.correlation.correlate`."""
-    for (model, cost), group in correlations.groupby(["model", "cost"], sort=False):
-        console.print(f"\n{model}, {cost}, {group['cells'].iloc[0]} cells (95 % intervals over datasets)", markup=False)
-        table = Table(box=box.SIMPLE, pad_edge=False)
-        table.add_column("metric", no_wrap=True)
-        for heading in ("Pearson", "Spearman", "Kendall"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for _, row in group.iterrows():
-            found = [
-                f"{row[name]:.2f} ({row[f'{name}_cells_low']:.2f}, {row[f'{name}_cells_high']:.2f})"
-                for name in ("pearson", "spearman")
-            ]
-            table.add_row(f"{_METRICS[row['metric']]} {_KINDS[row['kind']]}", *found, f"{row['kendall']:.2f}")
-        console.print(table)

@@ -1,0 +1,1 @@
+"""What is printed: `cell` at the end of one, `grid` of many."""
