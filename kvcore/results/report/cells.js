@@ -17,21 +17,19 @@ function plainTable(heads, rows, label) {
 const section = (title, ...content) => [make("h3", {}, title), ...content];
 
 function numbersOf(cell) {
-  const record = detailOf(cell.id).record;
-  const range = (interval) => (interval ? ` (${shown(interval[0])} to ${shown(interval[1])})` : "");
+  const range = (name) => (cell[`${name}_low`] === null ? "" : ` (${shown(cell[`${name}_low`])} to ${shown(cell[`${name}_high`])})`);
   return [
     ["NER, keys", cell.ner_key, shown(cell.ner_key, "ner")], ["NER, values", cell.ner_value, shown(cell.ner_value, "ner")],
     ["Tokens", cell.tokens, shown(cell.tokens)], ["Tokens per dimension", cell.tokens_per_dim, shown(cell.tokens_per_dim)],
-    ["Perplexity, untruncated", cell.perplexity, shown(cell.perplexity) + range(record?.perplexity?.baseline_interval)],
-    ["Mean ND-PPL", cell.grid_mean_nd_ppl, shown(cell.grid_mean_nd_ppl) + range(record?.perplexity?.grid_mean_nd_ppl_interval)],
-    ["Mean GPT-score", cell.gpt_score, shown(cell.gpt_score) + range(record?.judged?.grid_mean_score_interval)],
+    ["Perplexity, untruncated", cell.perplexity, shown(cell.perplexity) + range("perplexity")],
+    ["Mean ND-PPL", cell.grid_mean_nd_ppl, shown(cell.grid_mean_nd_ppl) + range("grid_mean_nd_ppl")],
+    ["Mean GPT-score", cell.grid_mean_score, shown(cell.grid_mean_score) + range("grid_mean_score")],
   ].filter(([, value]) => value !== null && value !== undefined);
 }
 
 function warningsOf(cell) {
-  const gates = Object.entries(detailOf(cell.id).record?.gates ?? {}).filter(([, gate]) => !gate.passed).map(([name]) => name.replaceAll("_", " "));
   return [
-    cell.state === "untrusted" ? make("p", { class: "notice bad" }, `† Untrusted: failed gate ${gates.join(", ")}.`) : null,
+    cell.state === "untrusted" ? make("p", { class: "notice bad" }, `† Untrusted, ${cell.reason.replaceAll("_", " ")}.`) : null,
     cell.converged === false ? make("p", { class: "notice" }, `* Not converged: ${shown(cell.tokens_per_dim)} tokens per dimension, fewer than 20; NER may still rise.`) : null,
   ].filter(Boolean);
 }
@@ -50,12 +48,12 @@ function showCell(body, { id }) {
   if (!cell) return body.append(nothing(`cell ${id ?? ""} (choose one in the table of cells)`));
   const detail = detailOf(id), { record } = detail;
   body.parentElement.querySelector("h2").textContent = nameOf(cell);
-  body.append(make("p", {}, badge(cell.state), " ", make("code", {}, cell.id), cell.grid ? ` of ${cell.grid}` : "", " in ", make("code", {}, cell.folder)), ...warningsOf(cell));
-  if (!record) return body.append(...unfinished(cell, detail.failure));
+  body.append(make("p", {}, badge(cell.state), " ", make("code", {}, cell.id), cell.grid ? ` of ${cell.grid}` : "", ...(cell.folder ? [" in ", make("code", {}, cell.folder)] : [])), ...warningsOf(cell));
+  if (cell.spectrum_id === null) return body.append(...unfinished(cell, detail.failure));
   body.append(make("dl", { class: "numbers key" }, numbersOf(cell).map(([name, value, text]) => make("div", {}, make("dt", {}, name), make("dd", { title: value }, text)))));
   const comparing = compareChoice(cell);
   if (comparing) body.append(comparing);
-  if (detail.left_out) body.append(quiet("Tables and figures of this cell are left out of this page; they are in its folder."));
+  if (!record) return body.append(quiet("The record, tables and figures of this cell are left out of this page; they are in its folder."));
   if (detail.unreadable) body.append(make("p", { class: "notice bad" }, detail.unreadable));
   cellFigures(body, cell);
   const gates = Object.entries(record.gates ?? {}).map(([name, gate]) => [name.replaceAll("_", " "), gate.passed ? "✓ passed" : "✕ failed", gate.value, gate.limit]);

@@ -3,8 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -14,14 +13,16 @@ import jinja2
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from kvcore.cell import write_atomically
+from kvcore.cell import write_atomically, writing_to
+from kvcore.results.collection import Problem
+from kvcore.results.findings import Finding
 from kvcore.results.record import finite
 from kvcore.results.report import content
 from kvcore.results.report.definitions import DEFINITIONS
 
 DETAILED_CELLS = 300
 _SCRIPTS = ["data.js", "figures.js", "tables.js", "across.js", "cells.js", "page.js"]
-_NO_PUBLISHED = ["dataset", "language", "model", "kind", "measured", "published", "difference", "converged"]
+_PUBLISHED_COLUMNS = ["dataset", "language", "model", "kind", "measured", "published", "difference", "converged"]
 
 
 class WrittenReport(NamedTuple):
@@ -43,9 +44,10 @@ def write_report(
     path: Path,
     *,
     states: pd.DataFrame | None = None,
-    findings: Iterable[Any] = (),
+    findings: Iterable[Finding] = (),
+    findings_left_out: str = "",
     published: pd.DataFrame | None = None,
-    problems: Iterable[Any] = (),
+    problems: Iterable[Problem] = (),
     title: str = "Key/value cache compressibility",
     detailed_cells: int = DETAILED_CELLS,
 ) -> WrittenReport:
@@ -54,76 +56,68 @@ def write_report(
     Args:
         cells: From `kvcore.results.collection.collect`; may be empty.
         path: Where to write the page, such as `outputs/report/index.html`.
-        states: From `kvcore.grid.states`; without it, only finished cells are known.
-        findings: From `kvcore.results.findings`.
+        states: From `kvcore.grid.states.states`; without it, only finished cells are known.
+        findings: From `kvcore.results.findings.findings`.
+        findings_left_out: Which spectra they do not rest on, from `kvcore.results.findings.left_out`.
         published: From `kvcore.results.published.against_published`.
         problems: What could not be collected.
         title: The page's title.
-        detailed_cells: How many finished cells have their tables and figures on the page, about 50 KB each; the
-            others have their record, and no lines in figures over layers.
+        detailed_cells: How many finished cells have a page with tables and figures of their own, about 30 KB each, and
+            lines in the figures over layers. The numbers of all are in the table of cells.
 
     Raises:
-        OSError: The page cannot be written.
+        SettingError: The page cannot be written.
     """
-    states = content.no_states() if states is None else states
-    published = pd.DataFrame(columns=_NO_PUBLISHED) if published is None else published
-    records = content.read_records(cells)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = content.all_cells(cells, states, records, path.parent)
-    shown = content.views(cells, records)
-    paths = dict(zip(cells["id"].astype(str), cells["path"], strict=True))
-    details = dict(content.cell_details(table, paths, records, path.parent, detailed_cells))
-    left_out = sum("left_out" in detail for detail in details.values())
-    tables = {"cells": table, "published": published, **shown.tables}
-    data = {
-        "definitions": {name: definition._asdict() for name, definition in DEFINITIONS.items()},
-        "reasons": shown.reasons,
-        "tables": {name: content.columns_of(frame) for name, frame in tables.items()},
-    }
-    text = _template().render(
-        title=title,
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        summary=_summary(table, records),
-        counts={state: int((table["state"] == state).sum()) for state in content.STATES},
-        missing=table[~table["state"].isin(["done"])].fillna({"reason": "", "grid": ""}).to_dict("records"),
-        matrix=_matrix(table),
-        models=sorted(table["model"].unique()),
-        findings=[finite(asdict(finding)) for finding in findings],
-        published=published.to_dict("records"),
-        problems=list(problems),
-        unconverged=int((table["converged"] == False).sum()),  # noqa: E712 - missing is neither
-        left_out=left_out,
-        detailed_cells=detailed_cells,
-        definitions=DEFINITIONS,
-        data=data,
-        details=finite(details),
-        **_assets(),
-    )
-    write_atomically(path, text)
+    states = pd.DataFrame(columns=content.STATE_COLUMNS, dtype=object) if states is None else states
+    published = pd.DataFrame(columns=_PUBLISHED_COLUMNS) if published is None else published
+    shown = content.views(cells)
+    with writing_to(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = content.all_cells(cells, states, path.parent)
+        details = dict(content.cell_details(cells, table, path.parent, detailed_cells))
+        left_out = max(0, len(cells) - detailed_cells)
+        tables = {"cells": table, "published": published, **shown.tables}
+        text = _template().render(
+            title=title,
+            written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            summary=_summary(table),
+            missing=table[table["state"] != "done"].to_dict("records"),
+            matrix=_matrix(table),
+            models=sorted(table["model"].unique()),
+            findings=list(findings),
+            findings_left_out=findings_left_out,
+            published=published.to_dict("records"),
+            problems=list(problems),
+            left_out=left_out,
+            detailed_cells=detailed_cells,
+            definitions=DEFINITIONS,
+            data={
+                "definitions": {name: definition._asdict() for name, definition in DEFINITIONS.items()},
+                "reasons": shown.reasons,
+                "tables": {name: content.columns_of(frame) for name, frame in tables.items()},
+            },
+            details=finite(details),
+            **_assets(),
+        )
+        write_atomically(path, text)
     return WrittenReport(path, len(table), left_out)
 
 
-def _summary(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Say what the grid is of, and with what it was measured."""
+def _summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Say what the grid is of, how far it is, and with what it was measured."""
 
-    def named(*keys: str) -> list[str]:
-        found = set()
-        for record in records.values():
-            value: Any = record
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found |= {str(value)} if value else set()
-        return sorted(found)
+    def named(column: str) -> list[str]:
+        return sorted({str(value) for value in table[column].dropna() if value})
 
     return {
-        "grids": sorted(table["grid"].dropna().unique()),
-        "count": {name: int(table[name].nunique()) for name in ("model", "dataset", "language", "rank_budget")},
+        "grids": named("grid"),
+        "extent": {name: table[name].nunique() for name in ("model", "dataset", "language", "rank_budget")},
+        "states": {state: int((table["state"] == state).sum()) for state in content.STATES},
+        "unconverged": int(table["converged"].isin([False]).sum()),
         "measured": {
-            "kvcore": named("versions", "kvcore"),
-            "commit": [commit[:12] for commit in named("git_commit")],
-            "torch": named("versions", "torch"),
-            "transformers": named("versions", "transformers"),
-            "capture": named("settings", "capture", "point"),
+            "Commit": sorted({commit[:12] for commit in named("git_commit")}),
+            "captured at": named("capture.point"),
+            "precision": named("spectrum.precision"),
             "device": named("device"),
         },
     }
@@ -131,12 +125,15 @@ def _summary(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> d
 
 def _matrix(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return, for each dataset and language, the cells of each model; those with the same spectrum once."""
-    finished = table["spectrum_id"].notna()
-    once = table[~(finished & table.duplicated(["model", "dataset", "language", "spectrum_id"]))]
-    once = once[once["spectrum_id"].notna() | ~once.duplicated(["model", "dataset", "language"])]
+    field = ["model", "dataset", "language"]
+    finished = table[table["spectrum_id"].notna()].drop_duplicates([*field, "spectrum_id"])
+    missing = table[table["spectrum_id"].isna()].drop_duplicates(field)
     rows = []
-    for (dataset, language), group in once.groupby(["dataset", "language"]):
-        by_model = {model: part.to_dict("records") for model, part in group.groupby("model")}
+    for (dataset, language), group in pd.concat([finished, missing]).groupby(["dataset", "language"]):
+        by_model = {}
+        for model, part in group.groupby("model"):
+            having = part.dropna(subset="spectrum_id")
+            by_model[model] = (part if having.empty else having).to_dict("records")
         rows.append({"dataset": dataset, "language": language, "cells": by_model})
     return rows
 

@@ -85,7 +85,7 @@ function cellsTable(parent, filters) {
     text("dataset", "Dataset"), text("language", "Language"),
     ...(elsewhere ? [text("evaluated_on", "Evaluated on")] : []),
     text("rank_budget", "Rank budget"), ner("ner_key"), ner("ner_value"), number("tokens_per_dim", { title: "Tokens per dim." }),
-    number("perplexity"), number("grid_mean_nd_ppl"), ...(has("gpt_score") ? [number("gpt_score")] : []),
+    number("perplexity"), number("grid_mean_nd_ppl"), ...(has("grid_mean_score") ? [number("grid_mean_score")] : []),
     column("id", "ID", { render: (value, type) => (type === "display" ? make("code", {}, value) : value) }),
   ];
   const node = make("table", { class: "compact", "aria-label": "All cells" });
