@@ -34,6 +34,11 @@ class Views(NamedTuple):
     reasons: dict[str, str]
 
 
+def no_cells() -> pd.DataFrame:
+    """Return what `kvcore.results.collection.collect` would of no cells."""
+    return pd.DataFrame(columns=CELL_COLUMNS).astype({"converged": "bool"})
+
+
 def all_cells(cells: pd.DataFrame, states: pd.DataFrame, page_folder: Path) -> pd.DataFrame:
     """Return one row for every cell of the grid, those without a record included.
 
@@ -50,7 +55,8 @@ def all_cells(cells: pd.DataFrame, states: pd.DataFrame, page_folder: Path) -> p
         state=cells["status"].map({FINISHED: "done", UNTRUSTED: "untrusted"}),
         reason=[f"failed gates: {gates}" if gates else "" for gates in cells["failed_gates"]],
         folder=[str(Path(path).parent) for path in cells["path"]],
-    ).merge(states.loc[states["folder"] != "", ["folder", "grid"]].drop_duplicates("folder"), on="folder", how="left")
+    )
+    finished["grid"] = finished["folder"].map(dict(zip(states["folder"], states["grid"], strict=True)))
     missing = states[~states["folder"].isin(finished["folder"])].reset_index(drop=True)
     unreadable = missing["state"] == "done"
     missing = missing.assign(

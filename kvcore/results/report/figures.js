@@ -94,8 +94,11 @@ function convergenceLines(node, rows, description) {
       hovertemplate: `%{x} tokens<br>NER %{y:.4f}<extra>layer ${layer}</extra>`,
     };
   }));
+  const seen = unique(rows.map((row) => row.tokens));
+  const ends = [Math.log10(Math.min(...seen)) - 0.06, Math.log10(Math.max(...seen)) + 0.06];
+  const tokens = axis("tokens seen", { type: "log", tickvals: seen, ticktext: seen.map((count) => count.toLocaleString("en-US")), range: ends });
   for (const trace of traces) trace.line.color = resolved(trace.line.color);
-  panels(node, traces, axis("tokens seen", { type: "log", tickvals: unique(rows.map((row) => row.tokens)), tickformat: ".3~s" }), axis("NER", { range: [0, 1.02] }), description);
+  panels(node, traces, tokens, axis("NER", { range: [0, 1.02] }), description);
 }
 
 function resolved(color) { // Plotly knows rgb alone

@@ -39,8 +39,8 @@ function show(isFirst = false) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  for (const node of document.querySelectorAll("[data-view] > .body")) node.replaceChildren();
   const view = document.querySelector(`[data-view="${name}"]`), body = view.querySelector(".body");
-  body?.replaceChildren();
   VIEWS[name](body, Object.fromEntries(new URLSearchParams(query ?? "")));
   document.title = `${view.querySelector("h2").textContent} – ${TITLE}`;
   const control = focusAfter && view.querySelector(`[name="${focusAfter}"]`);

@@ -54,7 +54,7 @@ def write_report(
     """Write one self-contained page that opens from disk without network.
 
     Args:
-        cells: From `kvcore.results.collection.collect`; may be empty.
+        cells: From `kvcore.results.collection.collect`, or `no_cells()`.
         path: Where to write the page, such as `outputs/report/index.html`.
         states: From `kvcore.grid.states.states`; without it, only finished cells are known.
         findings: From `kvcore.results.findings.findings`.
@@ -107,7 +107,7 @@ def _summary(table: pd.DataFrame) -> dict[str, Any]:
     """Say what the grid is of, how far it is, and with what it was measured."""
 
     def named(column: str) -> list[str]:
-        return sorted({str(value) for value in table[column].dropna() if value})
+        return sorted({str(value) for value in table[column].dropna()} - {"", "None"})
 
     return {
         "grids": named("grid"),

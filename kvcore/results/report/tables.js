@@ -17,8 +17,8 @@ function dataTable(node, count, options = {}) {
   const table = new DataTable(node, {
     paging: paged, pageLength: 50, lengthMenu: [50, 200, 1000], autoWidth: false, order: [],
     layout: {
-      topStart: count > 8 ? "search" : null, topEnd: paged ? "pageLength" : null,
-      bottomStart: count > 8 ? "info" : null, bottomEnd: paged ? "paging" : null,
+      topStart: count > 7 ? "search" : null, topEnd: paged ? "pageLength" : null,
+      bottomStart: count > 7 ? "info" : null, bottomEnd: paged ? "paging" : null,
     },
     language: { search: "Search", info: "_TOTAL_ rows", infoFiltered: "of _MAX_", infoEmpty: "no rows", zeroRecords: "No row matches." },
     ...options,
@@ -88,13 +88,13 @@ function cellsTable(parent, filters) {
     number("perplexity"), number("grid_mean_nd_ppl"), ...(has("grid_mean_score") ? [number("grid_mean_score")] : []),
     column("id", "ID", { render: (value, type) => (type === "display" ? make("code", {}, value) : value) }),
   ];
-  const node = make("table", { class: "compact", "aria-label": "All cells" });
+  const heads = columns.map(() => make("th", { scope: "col" })); // else ColumnControl makes headings that are none
+  const node = make("table", { class: "compact", "aria-label": "All cells" }, make("thead", {}, make("tr", {}, heads)));
   parent.replaceChildren(node);
   const rows = cells.filter((cell) => Object.entries(filters).every(([name, value]) => String(cell[name]) === value));
   const table = dataTable(node, rows.length, {
     data: rows, columns, select: { style: "multi", selector: "td.select", headerCheckbox: false }, order: [[2, "asc"]], deferRender: true,
-    columnControl: [{ target: 0, content: ["order"] }, { target: 1, content: ["search"] }],
-    ordering: { indicators: false, handler: true },
+    columnControl: [{ target: 1, content: ["search"] }],
   });
   return table;
 }
