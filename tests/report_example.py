@@ -39,7 +39,7 @@ def layer_table(first: float) -> pd.DataFrame:
 
 
 def write_finished(root: Path, model: str, dataset: str, language: str, key: str, ner: float, **changes: Any) -> Path:
-    """Write a cell with a grid, its layers and its convergence; `named` replaces names where folders cannot have them."""
+    """Write a cell with a grid, layers and convergence; `named` replaces names that a folder cannot have."""
     named = changes.pop("named", {})
     tables = cost_tables("grid", {(1.0, 1.0): [2.0, 2.0], (0.5, 1.0): [3.0, 2.5], (0.5, 0.5): [4.0, 3.0]}, [1, 1])
     layers = layer_table(ner)

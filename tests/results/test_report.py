@@ -39,7 +39,7 @@ def test_a_finished_cell_whose_record_cannot_be_used_does_not_vanish(tmp_path: P
     assert table.loc["alpha", "state"] == "unreadable"
 
 
-def test_tables_go_into_the_page_exactly(tmp_path: Path) -> None:
+def test_tables_go_into_the_page_exactly() -> None:
     numbers = pd.DataFrame({"x": [0.1 + 0.2, np.nan, np.inf], "n": [1, 2, 3], "name": ["a", None, "</script>"]})
     columns = json.loads(json.dumps(columns_of(numbers), allow_nan=False))
     assert columns == {"x": [0.30000000000000004, None, "Infinity"], "n": [1, 2, 3], "name": ["a", None, "</script>"]}
