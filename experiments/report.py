@@ -24,9 +24,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with clear_errors():
-        from kvcore.grid.states import states
-
         from kvcore.cell import RECORD_NAME
+        from kvcore.grid.states import states
         from kvcore.results.agreement import comparable
         from kvcore.results.collection import Collected, collect
         from kvcore.results.findings import findings, left_out

@@ -8,12 +8,15 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from kvcore.results.findings import Finding
 from kvcore.results.ner_table import NOT_CONVERGED, laid_out, notes
 from kvcore.results.publication import Publication
 from kvcore.results.transfer import Transfer
+
+_ANY_WIDTH = 100_000
 
 
 def print_publication(console: Console, publication: Publication) -> None:
@@ -40,7 +43,8 @@ def print_ner_table(console: Console, fields: pd.DataFrame) -> None:
         table.add_column("\n".join(column), justify="right", min_width=len(column[0]))
     for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
         table.add_row(*labels, *values)
-    console.print(table)
+    wanted = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+    console.print(table, width=wanted, crop=False)  # wider than the terminal rather than without some models
     for note in notes(fields):
         console.print(note, highlight=False)
 
