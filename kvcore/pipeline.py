@@ -28,6 +28,7 @@ from kvcore.stages.recording import (
     write_record,
     write_surface,
 )
+from kvcore.stages.tracking import track
 
 
 def run_cell(
@@ -71,10 +72,12 @@ def run_cell(
             outcome = _measure_cost(cell, inputs, measurement, batches, court, progress)
             record, paths = write_record(cell, inputs, outcome, progress)
         except Exception as error:
-            _write_failure(cell, progress.stage, error)
+            if _write_failure(cell, progress.stage, error) and processes.is_first:
+                track(cell, console)
             raise
     if console is not None:
         print_summary(console, record, outcome.surface.points, outcome.judged and outcome.judged.scores, paths)
+    track(cell, console)
     return cell.record_path
 
 
@@ -101,8 +104,8 @@ def _measure_cost(
     return Outcome(measurement, gates, allocations, surface, judged)
 
 
-def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
-    """Leave word of what went wrong; the cell stays unfinished."""
+def _write_failure(cell: Cell, stage: str, error: Exception) -> bool:
+    """Leave word of what went wrong, and say whether that was possible; the cell stays unfinished."""
     failure = {
         "stage": stage,
         "error": str(error),
@@ -110,8 +113,9 @@ def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
         "settings": cell.described_settings(),
     }
     if cell.is_finished():  # by another process
-        return
+        return False
     try:
         write_atomically(cell.folder / FAILURE_NAME, json.dumps(finite(failure), indent=2, ensure_ascii=False) + "\n")
     except OSError:
-        return  # a full disk: the error itself is what the user must see
+        return False  # a full disk: the error itself is what the user must see
+    return True

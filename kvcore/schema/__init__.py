@@ -17,6 +17,7 @@ from kvcore.schema.rank_budget import (
     WaterfillRankBudget,
 )
 from kvcore.schema.settings import CaptureSettings, EvaluationSettings, HeldOutSettings, Settings, SpectrumSettings
+from kvcore.schema.tracker import NoTracker, TrackerSettings, WandbTracker
 
 __all__ = [
     "CaptureSettings",
@@ -35,6 +36,7 @@ __all__ = [
     "ModelSettings",
     "NoJudge",
     "NoRankBudget",
+    "NoTracker",
     "OpenAIJudge",
     "RankBudgetSettings",
     "SensitivityRankBudget",
@@ -42,9 +44,11 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SpectrumSettings",
+    "TrackerSettings",
     "TransformersJudge",
     "UniformRankBudget",
     "UserError",
+    "WandbTracker",
     "WaterfillRankBudget",
     "WeightsPart",
     "first_line",

@@ -10,6 +10,7 @@ from kvcore.schema.fields import Group, PositiveInt, Target
 from kvcore.schema.judge import JudgeSettings
 from kvcore.schema.model import ModelSettings
 from kvcore.schema.rank_budget import RankBudgetSettings
+from kvcore.schema.tracker import TrackerSettings
 
 
 class CaptureSettings(Group):
@@ -54,7 +55,11 @@ class HeldOutSettings(Group):
 
 
 class Settings(Group):
-    """Everything one cell needs to know."""
+    """Everything one cell needs to know.
+
+    Attributes:
+        grid: Name of the grid the cell belongs to, for the tracker.
+    """
 
     model: ModelSettings
     dataset: DatasetSettings
@@ -65,6 +70,8 @@ class Settings(Group):
     evaluation: EvaluationSettings
     held_out: HeldOutSettings
     judge: JudgeSettings
+    tracker: TrackerSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     gates: Literal["fail", "warn"] = "fail"
+    grid: str | None = None
