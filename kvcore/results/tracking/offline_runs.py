@@ -60,9 +60,9 @@ def write_run(content: Content, tracker: WandbTracker, folder: Path) -> Path:
     _log(run, content)
     run.finish(exit_code=1 if content.failed else 0)
     written = Path(run.settings.sync_dir)
-    earlier = {*folder.glob(f"wandb/*-{content.id}*"), *folder.glob(f"staging/{content.id}-*")} - {written, staging}
-    for path in earlier:
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in (f"wandb/*-{content.id}", f"wandb/*-{content.id}-*", f"staging/{content.id}-*"):
+        for earlier in {*folder.glob(pattern)} - {written, staging}:
+            shutil.rmtree(earlier, ignore_errors=True)
     return written
 
 
