@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
+from kvcore.results.tracking.content import FAILED
 from kvcore.schema import SettingError, UserError, WandbTracker, first_line
 
 if TYPE_CHECKING:
@@ -100,13 +101,14 @@ def comparison(entity: str, project: str) -> "Workspace":
 def failures(entity: str, project: str) -> "Workspace":
     """Return the view that lists failed cells with stage and error."""
     import wandb_workspaces.workspaces as views
+    from wandb_workspaces.expr import And
 
     return views.Workspace(
         entity=entity,
         project=project,
         name="kvcore: failed cells",
         runset_settings=views.RunsetSettings(
-            filters=[views.Tags().isin(["failed"])],
+            filters=And(views.Tags().isin([FAILED])),
             pinned_columns=[*_NAMES, "summary:stage", "summary:error"],
         ),
     )
