@@ -20,6 +20,7 @@ def call(
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170, env=environment)
 
 
+@pytest.mark.slow
 def test_cells_are_mirrored_after_the_fact(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny_folder, tiny_data, tmp_path / "outputs")
     done = call("run.py", *overrides, "tracker=wandb", cwd=tmp_path)

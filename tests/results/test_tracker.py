@@ -15,6 +15,7 @@ import yaml
 from results_example import cost_tables, write_cell
 from tracker_server import Service, serving
 
+from kvcore.results.tracking import tracker as tracker_module
 from kvcore.results.tracking.content import mirrored_cells, read_content
 from kvcore.results.tracking.tracker import mirror
 from kvcore.schema import WandbTracker
@@ -190,6 +191,21 @@ def test_an_interrupted_cell_is_not_mirrored(tmp_path: Path) -> None:
     assert mirrored_cells(tmp_path) == []
 
 
+def test_who_is_killed_leaves_no_half_written_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = finished_cell(tmp_path)
+    (cell / "figures").mkdir()
+    os.mkfifo(cell / "figures" / "layerwise_ner.png")  # a disk that does not answer
+    monkeypatch.setattr(tracker_module, "_START_SECONDS", 0.0)
+    complete, (said,) = mirrored([cell], tmp_path)
+    assert not complete
+    assert said == "tracker: not mirrored: wandb did not end within 10 seconds"
+    assert runs_in(tmp_path) == []
+    assert list((tmp_path / "tracking" / "staging").rglob("*.wandb"))  # it had begun one
+    (cell / "figures" / "layerwise_ner.png").unlink()
+    assert mirrored([cell], tmp_path)[0]
+    assert len(list((tmp_path / "tracking" / "staging").iterdir())) == 1
+
+
 def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
     content = read_content(finished_cell(tmp_path))
     assert content.summary["perplexity"]["grid_mean_nd_ppl"] == float("inf")
@@ -208,6 +224,10 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert not complete
     assert said.startswith("tracker: not mirrored: ")
     assert "tracking" in said
+
+
+def files_with_the_key(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
 
 
 @pytest.fixture
@@ -229,6 +249,7 @@ def test_online_runs_are_sent_and_sent_again_from_their_first_row(tmp_path: Path
     starts = [rows for first, rows in sent if first == 0]
     assert len(starts) == 2  # the second run overwrites the first
     assert starts[1][0]["layers/ner_key"] == 0.1
+    assert files_with_the_key(tmp_path) == []
 
 
 def test_a_wrong_key_is_one_line(tmp_path: Path, service: Service) -> None:
@@ -266,7 +287,6 @@ def test_the_key_is_written_nowhere(tmp_path: Path, service: Service) -> None:
     service.key_is_wrong = True
     _, said = mirrored([finished_cell(tmp_path)], tmp_path, mode="online", timeout_seconds=10.0)
     assert service  # it was asked
-    holding = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
-    assert holding == []
+    assert files_with_the_key(tmp_path) == []
     assert "canary" not in str(said)
     assert os.environ["WANDB_API_KEY"] == KEY

@@ -26,12 +26,13 @@ def write_run(content: Content, tracker: WandbTracker, folder: Path) -> Path:
     Args:
         content: What to show.
         tracker: Project, entity, group and tags.
-        folder: Where runs are written, in `wandb/`; copies of what is sent as artifacts are kept in `staging/`.
+        folder: Where complete runs are, in `wandb/`, and what they send as artifacts, in `staging/`.
 
     Returns:
         The run's folder.
     """
-    (folder / "staging").mkdir(parents=True, exist_ok=True)
+    for name in ("staging", "wandb"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{content.id}-", dir=folder / "staging"))
     os.environ["WANDB_DATA_DIR"] = str(staging)  # there is no setting for it
     run = wandb.init(
@@ -45,7 +46,7 @@ def write_run(content: Content, tracker: WandbTracker, folder: Path) -> Path:
         config=dict(content.settings),
         mode="offline",
         settings=wandb.Settings(
-            root_dir=str(folder),
+            root_dir=str(staging),
             console="off",
             silent=True,
             symlink=False,
@@ -59,11 +60,11 @@ def write_run(content: Content, tracker: WandbTracker, folder: Path) -> Path:
     )
     _log(run, content)
     run.finish(exit_code=1 if content.failed else 0)
-    written = Path(run.settings.sync_dir)
-    for pattern in (f"wandb/*-{content.id}", f"wandb/*-{content.id}-*", f"staging/{content.id}-*"):
-        for earlier in {*folder.glob(pattern)} - {written, staging}:
+    for pattern in (f"wandb/*-{content.id}", f"staging/{content.id}-*"):
+        for earlier in {*folder.glob(pattern)} - {staging}:
             shutil.rmtree(earlier, ignore_errors=True)
-    return written
+    written = Path(run.settings.sync_dir)
+    return written.rename(folder / "wandb" / written.name)  # only now: who is killed leaves no half-written run there
 
 
 def _log(run: wandb.Run, content: Content) -> None:

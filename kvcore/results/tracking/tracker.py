@@ -61,16 +61,15 @@ def _write(cells: Sequence[Path], tracker: WandbTracker, folder: Path, say: Say)
         "tracker": tracker.model_dump(mode="json"),
         "folder": str(folder),
     }
-    started = time.monotonic()
+    started, limit = time.monotonic(), _START_SECONDS + _CELL_SECONDS * len(cells)
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    module = ["kvcore.results.tracking.offline_runs"]
     with tempfile.TemporaryDirectory() as logs:
-        environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        done = _call(
-            ["kvcore.results.tracking.offline_runs"],
-            environment | {"WANDB_CACHE_DIR": logs},
-            folder,
-            seconds=_START_SECONDS + _CELL_SECONDS * len(cells),
-            text=json.dumps(request),
-        )
+        try:
+            environment["WANDB_CACHE_DIR"] = logs
+            done = _call(module, environment, folder, seconds=limit, text=json.dumps(request))
+        except subprocess.TimeoutExpired:
+            raise UserError(f"wandb did not end within {limit:g} seconds") from None
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     for answer in answers:
         say(f"tracker: {answer['run'] if 'run' in answer else answer['cell'] + ' is not mirrored: ' + answer['fault']}")
