@@ -273,7 +273,7 @@ def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path, service:
     assert not complete
     assert len(runs_in(tmp_path)) == 2
     assert "2 runs not sent (no answer within tracker.timeout_seconds = 1)" in said[2]
-    assert waited < 30  # one attempt, with the start of wandb twice; left to itself it tries for minutes
+    assert waited < 90  # one attempt and the start of wandb, twice; left to itself, it tries for minutes on end
 
 
 def test_no_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
