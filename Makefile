@@ -21,13 +21,8 @@ install: $(INSTALLED) ## create .venv with the pinned dependencies and the packa
 demo: $(INSTALLED) ## measure SmolLM2-135M on the pocket dataset and print the result
 	@$(BIN)/python experiments/run.py experiment=demo
 
-ENGLISH := pocket_general,pocket_medical,pocket_code,pocket_code_evolved,pocket_function_call
-LANGUAGES := english,german,italian,swedish,spanish,japanese,arabic,french,dutch,croatian,vietnamese,portuguese,finnish,czech,slovenian,danish
-POCKET := experiments/run.py -m experiment=pocket model=smollm2_135m,gemma3_270m
-
 pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets and print the table of NER
-	@$(BIN)/python $(POCKET) dataset=$(ENGLISH)
-	@$(BIN)/python $(POCKET) dataset=pocket_multilingual language=$(LANGUAGES)
+	@$(BIN)/python experiments/run.py experiment=pocket
 	@$(BIN)/python experiments/collect.py outputs/pocket
 
 test: $(INSTALLED) ## run all tests

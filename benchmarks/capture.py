@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kvcore.capture import capture
-from kvcore.command_line import composed_settings
+from kvcore.composition import composed_settings
 from kvcore.data.batches import Batch, make_batches
 from kvcore.model.forward import inference
 from kvcore.model.geometry import Geometry, LayerKind

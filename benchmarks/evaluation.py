@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from kvcore.command_line import composed_settings, quiet_libraries
+from kvcore.command_line import quiet_libraries
+from kvcore.composition import composed_settings
 from kvcore.compression.budgets.uniform import uniform_ranks
 from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Batches, make_batches

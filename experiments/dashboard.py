@@ -6,7 +6,8 @@ Needs the extra: pip install 'kvcore[dashboard]'. Takes tracker.project and trac
 import sys
 from pathlib import Path
 
-from kvcore.command_line import clear_errors, composed_settings
+from kvcore.command_line import clear_errors
+from kvcore.composition import composed_settings
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ Takes the overrides of the grid, as experiments/run.py does.
 import sys
 from pathlib import Path
 
-from kvcore.command_line import clear_errors, grid_from, quiet_libraries
+from kvcore.command_line import clear_errors, quiet_libraries
+from kvcore.composition import grid_from
 
 
 def main() -> None:

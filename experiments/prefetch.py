@@ -7,7 +7,8 @@ KVCORE_CACHE on a disk that the nodes see, and set HF_HUB_OFFLINE=1 on them.
 import sys
 from pathlib import Path
 
-from kvcore.command_line import FAILED, clear_errors, grid_from
+from kvcore.command_line import FAILED, clear_errors
+from kvcore.composition import grid_from
 
 
 def main() -> None:

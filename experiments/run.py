@@ -1,36 +1,78 @@
 """Run one cell: python experiments/run.py [GROUP=OPTION] [SETTING=VALUE] ...
 
-With -m, every combination of choices that are separated by commas.
+With -m, or with an experiment that sweeps, a grid: every combination of choices that are separated by commas.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from kvcore.command_line import admit_unknown_settings, clear_errors, quiet_libraries, settings_from
+from kvcore.command_line import FAILED, clear_errors, quiet_libraries
+from kvcore.composition import (
+    admit_unknown_settings,
+    grid_from,
+    jobs_of,
+    launch_from,
+    launch_of,
+    settings_from,
+    sweeps,
+)
 
 if TYPE_CHECKING:
     from kvcore.preparation import ModelLoader
     from kvcore.processes import Processes
+
+CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     """Check the settings, run the cell and print the path of its record as the last line."""
     with clear_errors():
-        settings = settings_from(config)
+        launch = launch_from(config)
+        settings = None if launch.frozen else settings_from(config)
         quiet_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
+        from kvcore.grid.running import run_frozen_cell
         from kvcore.pipeline import run_cell
 
-        console = Console() if processes().is_first else None
-        path = run_cell(settings, console=console, loader=model_loader(), processes=processes())
-        if processes().is_first:
-            print(path)
+        is_first = processes().is_first
+        console = Console() if is_first else None
+        if settings:
+            path = run_cell(settings, console=console, loader=model_loader(), processes=processes())
+            if is_first:
+                print(path)
+        else:
+            done = run_frozen_cell(launch, console=console, loader=model_loader(), processes=processes())
+            if not done and HydraConfig.get().mode == RunMode.RUN:  # else the other cells still run
+                raise SystemExit(FAILED)
+
+
+def run_grid(arguments: Sequence[str]) -> None:
+    """Freeze a grid, run its cells that are missing and say how it ended; exit code 1 unless all are done."""
+    from kvcore.grid.frozen import freeze
+    from kvcore.grid.launching import launched
+    from kvcore.grid.printing import print_states
+    from kvcore.grid.states import states_of
+
+    grid = launched(freeze(grid_from(arguments, CONFIGURATION)), launch_of(arguments, CONFIGURATION).rerun)
+    if grid.to_run:
+        sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
+        main()
+    if not processes().is_first:
+        return
+    states = states_of(grid)
+    print_states(Console(), states, ("failed", "interrupted", "pending"))
+    if not states["state"].isin(["done", "running"]).all():
+        raise SystemExit(FAILED)
 
 
 @cache
@@ -50,6 +92,10 @@ def model_loader() -> "ModelLoader":
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = admit_unknown_settings(sys.argv[1:])
+    given = sys.argv[1:]
     with clear_errors():
-        main()
+        if sweeps(given, CONFIGURATION):
+            run_grid(given)
+        else:
+            sys.argv[1:] = admit_unknown_settings(given)
+            main()

@@ -6,7 +6,8 @@ Takes all finished and failed cells; a cell that was mirrored before replaces it
 import argparse
 from pathlib import Path
 
-from kvcore.command_line import FAILED, clear_errors, composed_settings
+from kvcore.command_line import FAILED, clear_errors
+from kvcore.composition import composed_settings
 
 
 def main() -> None:

@@ -4,15 +4,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kvcore.schema import DatasetSettings, NoJudge, SettingError, Settings, TransformersJudge
+from kvcore.locking import is_locked, locked
+from kvcore.schema import BusyError, DatasetSettings, NoJudge, SettingError, Settings, TransformersJudge
 
 RECORD_NAME = "record.json"
 FAILURE_NAME = "failure.json"
@@ -157,6 +158,34 @@ class Cell:
             write_atomically(self.folder / SETTINGS_NAME, text)
             (self.folder / FAILURE_NAME).unlink(missing_ok=True)
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes away from the cell, until this one is done with it or ends.
+
+        Raises:
+            BusyError: Another one is at it.
+            SettingError: `output_root` cannot be written to.
+        """
+        path = lock_path(self.output_root, self.id)
+        with _writing_to(self.settings.output_root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path))
+            except TimeoutError as error:
+                raise BusyError(f"another process is at work on this cell, in {self.folder}") from error
+            yield
+
+    @contextmanager
+    def spectrum_claimed(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Wait until no other process measures the same spectrum, and keep others away from it."""
+        path = lock_path(self.output_root, self.spectrum_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_locked(path):
+            say("waiting for another process that measures the same spectrum")
+        with locked(path, wait=True):
+            yield
+
     def require_space(self, needed_bytes: int) -> None:
         """Check before the long work that its results will fit on the disk.
 
@@ -167,6 +196,11 @@ class Cell:
         if free < needed_bytes:
             allowed = f"its disk has {free / 1e6:.0f} MB free, and this cell may write {needed_bytes / 1e6:.0f} MB"
             raise SettingError("output_root", self.settings.output_root, allowed)
+
+
+def lock_path(output_root: Path, identity: str) -> Path:
+    """Return the lock of a cell or a spectrum: apart from its folder, which holds results only."""
+    return output_root / "locks" / f"{identity}.lock"
 
 
 def _read_from(dataset: DatasetSettings, revision: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from kvcore.model.loading import Weights, find_weights, load_model, load_tokenizer
-from kvcore.schema import ModelSettings, Settings, parse_settings
+from kvcore.schema import LaunchSettings, ModelSettings, Settings, parse_settings
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = [
@@ -37,11 +37,11 @@ TEXTS = [
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    """Compose the shipped configuration as the command line does."""
+    """Compose the settings of a cell from the shipped configuration, as the command line does."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(values, dict)
-    return values
+    return {str(name): value for name, value in values.items() if name not in LaunchSettings.model_fields}
 
 
 def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:

@@ -11,8 +11,9 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "kvcore"
 # Each imports only from those before it, and from itself.
 ORDER = [
-    "schema", "cell", "remote", "processes", "model", "data", "capture", "spectrum", "compression", "evaluation",
-    "results", "progress", "preparation", "stages", "pipeline", "prefetch", "command_line",
+    "schema", "locking", "cell", "remote", "processes", "model", "data", "capture", "spectrum", "compression",
+    "evaluation", "results", "progress", "preparation", "stages", "pipeline", "grid", "prefetch", "composition",
+    "command_line",
 ]  # fmt: skip
 SOURCES = sorted(path for folder in ("kvcore", "experiments") for path in (REPOSITORY / folder).rglob("*.py"))
 
@@ -46,7 +47,7 @@ def test_imports_run_one_way(part: str) -> None:
 def test_only_the_command_line_knows_the_configuration_library() -> None:
     for path in PACKAGE.rglob("*.py"):
         roots = {name.split(".")[0] for name in imported_modules(path)}
-        assert part_of(path) == "command_line" or not roots & {"hydra", "omegaconf"}, path
+        assert part_of(path) in ("composition", "command_line") or not roots & {"hydra", "omegaconf"}, path
 
 
 def test_nothing_executable_is_read_from_disk() -> None:

@@ -70,7 +70,7 @@ def test_any_number_of_processes_gives_the_same_numbers(
     shared = torchrun(count, RUN, "-m", *overrides, "seed=2,1,0", cwd=tmp_path)
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count("NER keys") == 3
-    path = Path(shared.stdout.splitlines()[-1])
+    path = Path([line for line in shared.stdout.splitlines() if line.endswith("record.json")][-1])
     for found, expected in zip(tables(path), alone, strict=True):
         pd.testing.assert_frame_equal(found, expected, rtol=1e-10)
     assert not list((tmp_path / "outputs" / "spectra").glob("*.unfinished"))

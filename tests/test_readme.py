@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from kvcore.command_line import grid_from
+from kvcore.composition import grid_from
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -52,7 +52,7 @@ def test_commands_compose(command: str) -> None:
     assert program == ".venv/bin/python"
     assert (REPOSITORY / script).is_file()
     if script == "experiments/run.py":
-        assert grid_from([override for override in overrides if override != "-m"], REPOSITORY / "conf")
+        assert grid_from(overrides, REPOSITORY / "conf")
 
 
 def test_columns_of_the_tables_are_those_of_the_code() -> None:

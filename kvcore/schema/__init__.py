@@ -1,10 +1,11 @@
 """Typed, frozen settings for every choice a user makes, checked as a whole before anything loads."""
 
 from kvcore.schema.dataset import ColumnSettings, DatasetSettings, LanguageSettings
-from kvcore.schema.errors import GateError, SettingError, SettingsError, UserError, first_line, nearest
+from kvcore.schema.errors import BusyError, GateError, SettingError, SettingsError, UserError, first_line, nearest
 from kvcore.schema.judge import JudgeSettings, NoJudge, OpenAIJudge, TransformersJudge
+from kvcore.schema.launch import LaunchSettings, SweepSettings
 from kvcore.schema.model import ExpectedGeometry, ModelSettings, WeightsPart
-from kvcore.schema.parsing import parse_settings, setting_names
+from kvcore.schema.parsing import parse_launch, parse_settings, setting_names
 from kvcore.schema.rank_budget import (
     EnergyRankBudget,
     FileRankBudget,
@@ -20,6 +21,7 @@ from kvcore.schema.settings import CaptureSettings, EvaluationSettings, HeldOutS
 from kvcore.schema.tracker import NoTracker, TrackerSettings, WandbTracker
 
 __all__ = [
+    "BusyError",
     "CaptureSettings",
     "ColumnSettings",
     "DatasetSettings",
@@ -33,6 +35,7 @@ __all__ = [
     "ImportanceRankBudget",
     "JudgeSettings",
     "LanguageSettings",
+    "LaunchSettings",
     "ModelSettings",
     "NoJudge",
     "NoRankBudget",
@@ -44,6 +47,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SpectrumSettings",
+    "SweepSettings",
     "TrackerSettings",
     "TransformersJudge",
     "UniformRankBudget",
@@ -53,6 +57,7 @@ __all__ = [
     "WeightsPart",
     "first_line",
     "nearest",
+    "parse_launch",
     "parse_settings",
     "setting_names",
 ]

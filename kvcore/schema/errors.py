@@ -19,6 +19,10 @@ class SettingsError(UserError):
     """All faults of one set of settings, a line each."""
 
 
+class BusyError(RuntimeError):
+    """Another process is at work on the same cell."""
+
+
 class GateError(RuntimeError):
     """A gate failed: the numbers of this run cannot be trusted."""
 

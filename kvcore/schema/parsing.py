@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from kvcore.schema.errors import SettingError, SettingsError, nearest
+from kvcore.schema.launch import LaunchSettings
 from kvcore.schema.settings import Settings
 
 _OF_THE_DATA = ("dataset", "language")
@@ -29,6 +30,18 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
+
+
+def parse_launch(values: Mapping[str, Any]) -> LaunchSettings:
+    """Check how a grid is to be launched, as `parse_settings` does for a cell.
+
+    Raises:
+        SettingsError: One line per fault.
+    """
+    try:
+        return LaunchSettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_describe(fault) for fault in error.errors())) from error
 
 
 def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

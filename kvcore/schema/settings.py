@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from kvcore.schema.dataset import DatasetSettings, LanguageSettings
 from kvcore.schema.errors import SettingError
-from kvcore.schema.fields import Group, PositiveInt, Target
+from kvcore.schema.fields import Group, Name, PositiveInt, Target
 from kvcore.schema.judge import JudgeSettings
 from kvcore.schema.model import ModelSettings
 from kvcore.schema.rank_budget import RankBudgetSettings
@@ -55,11 +55,7 @@ class HeldOutSettings(Group):
 
 
 class Settings(Group):
-    """Everything one cell needs to know.
-
-    Attributes:
-        grid: Name of the grid the cell belongs to, for the tracker.
-    """
+    """Everything one cell needs to know."""
 
     model: ModelSettings
     dataset: DatasetSettings
@@ -71,7 +67,7 @@ class Settings(Group):
     held_out: HeldOutSettings
     judge: JudgeSettings
     tracker: TrackerSettings
+    grid: Name | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     gates: Literal["fail", "warn"] = "fail"
-    grid: str | None = None

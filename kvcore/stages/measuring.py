@@ -1,5 +1,7 @@
 """Stage: the spectra of a cell, computed once for all cells that share them."""
 
+from contextlib import nullcontext
+
 from kvcore.cell import Cell
 from kvcore.data.batches import doubling_stretches, make_batches
 from kvcore.preparation import Inputs
@@ -17,11 +19,17 @@ def measure_spectra(cell: Cell, inputs: Inputs, progress: StageProgress, process
 
     Returns None in all processes but the first.
     """
-    encoded, capture = inputs.calibration.encoded, cell.settings.capture
-    skip = capture.skip_first_tokens
-    if all(len(example) <= skip for example in encoded):
+    skip = cell.settings.capture.skip_first_tokens
+    if all(len(example) <= skip for example in inputs.calibration.encoded):
         raise SettingError("capture.skip_first_tokens", skip, "no example has more tokens than this")
     cell.require_space(2 * spectrum_bytes(inputs.geometry) + _TABLES_AND_FIGURES_BYTES)
+    with cell.spectrum_claimed(progress.say) if processes.is_first else nullcontext():
+        _measure(cell, inputs, progress, processes)
+    return load_measurement(cell.spectrum_folder) if processes.is_first else None
+
+
+def _measure(cell: Cell, inputs: Inputs, progress: StageProgress, processes: Processes) -> None:
+    encoded, capture = inputs.calibration.encoded, cell.settings.capture
     if processes.any(is_complete(cell.spectrum_folder)):
         progress.say(f"using the spectrum in {cell.spectrum_folder}")
     else:
@@ -41,7 +49,7 @@ def measure_spectra(cell: Cell, inputs: Inputs, progress: StageProgress, process
                 batches,
                 advance,
                 point=capture.point,
-                skip_first_tokens=skip,
+                skip_first_tokens=capture.skip_first_tokens,
                 precision=cell.settings.spectrum.precision,
                 checkpoints=checkpoints,
                 processes=processes,
@@ -49,4 +57,3 @@ def measure_spectra(cell: Cell, inputs: Inputs, progress: StageProgress, process
             if processes.is_first:
                 save_measurement(cell.spectrum_folder, measurement, cell.spectrum_content)
                 checkpoints.remove()
-    return load_measurement(cell.spectrum_folder) if processes.is_first else None

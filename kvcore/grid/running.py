@@ -1,0 +1,64 @@
+"""Run the cells of a frozen grid: one that fails does not stop the others."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from kvcore.cell import Cell
+from kvcore.grid.frozen import read_frozen
+from kvcore.grid.launching import count_states, progress_of
+from kvcore.grid.states import note_failure, note_folder
+from kvcore.pipeline import run_cell
+from kvcore.preparation import ModelLoader
+from kvcore.processes import Processes
+from kvcore.schema import BusyError, LaunchSettings, SettingError, first_line
+
+
+def run_frozen_cell(
+    launch: LaunchSettings, *, console: Console | None, loader: ModelLoader, processes: Processes
+) -> bool:
+    """Run one cell of a grid; a failure is written down, and said in a line.
+
+    Args:
+        launch: Names the grid and the cell.
+        console: Where results are printed.
+        loader: Keeps the model for the next cell.
+        processes: Those that share the cell. Where they are several, a failure ends them all.
+
+    Returns:
+        Whether it did not fail.
+
+    Raises:
+        SettingError: The grid cannot be read, or has no such cell.
+    """
+    if launch.frozen is None or launch.cell is None:
+        raise SettingError("cell", launch.cell, "goes with frozen=FILE, and names one of its cells, counted from 0")
+    grid = read_frozen(Path(launch.frozen))
+    settings, cell = grid.settings(launch.cell), grid.cells[launch.cell]
+    root = grid.output_root
+    if launch.fail_fast and count_states(grid)["failed"]:
+        return True
+
+    def say(line: str) -> None:
+        if processes.is_first:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - how far the grid is, for whoever watches
+
+    def begin(begun: Cell) -> None:
+        if processes.is_first:
+            note_folder(root, cell.key, root / begun.folder.relative_to(begun.output_root))
+
+    say(f"{progress_of(grid)}; next: {cell.label}")
+    try:
+        path = run_cell(settings, console=console, loader=loader, processes=processes, begin=begin)
+        if console is not None:
+            console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+    except BusyError as error:
+        say(f"left to others: {cell.label}: {error}")
+    except Exception as error:
+        note_failure(root, cell.key, error)
+        say(f"failed: {cell.label}: {first_line(error)}")
+        if processes.count > 1:  # the others may be waiting for this one
+            raise SystemExit(1) from error
+        return False
+    return True

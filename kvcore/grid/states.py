@@ -1,0 +1,148 @@
+"""Where each cell is: done, running, failed, interrupted or pending; known from what cells write, and nothing else.
+
+A cell of a grid leaves word of its folder in `<output_root>/grids/cells/<key>.json` when it begins, and of a failure,
+which may come before it has a folder.
+"""
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import pandas as pd
+import yaml
+
+from kvcore.cell import FAILURE_NAME, RECORD_NAME, SETTINGS_NAME, lock_path, write_atomically
+from kvcore.grid.frozen import FOLDER, FrozenCell, FrozenGrid, read_frozen
+from kvcore.locking import is_locked
+from kvcore.schema import first_line
+
+State = Literal["done", "running", "failed", "interrupted", "pending"]
+STATES: tuple[State, ...] = get_args(State)
+STATE_COLUMNS = ["grid", "model", "dataset", "language", "rank_budget", "state", "reason", "folder"]
+
+
+class CellState(NamedTuple):
+    """How far a cell is.
+
+    Attributes:
+        state: done, running, failed, interrupted or pending.
+        reason: Of a failure, in one line.
+        folder: Of the cell, if it has one.
+    """
+
+    state: State
+    reason: str = ""
+    folder: str = ""
+
+
+def note_folder(output_root: Path, key: str, folder: Path) -> None:
+    """Leave word where a cell of a grid writes."""
+    _note(output_root, key, {"folder": str(folder.relative_to(output_root))})
+
+
+def note_failure(output_root: Path, key: str, error: Exception) -> None:
+    """Leave word of a failure: it may have come before the cell had a folder."""
+    failure = {"reason": first_line(error), "traceback": "".join(traceback.format_exception(error))}
+    _note(output_root, key, _noted(output_root, key) | failure)
+
+
+def forget_failure(output_root: Path, key: str) -> None:
+    """Make a failed cell one that was not run, or was interrupted."""
+    noted = _noted(output_root, key)
+    if noted.get("folder"):
+        (output_root / noted["folder"] / FAILURE_NAME).unlink(missing_ok=True)
+    if noted.get("reason"):
+        _note(output_root, key, {"folder": noted["folder"]} if noted.get("folder") else {})
+
+
+def state_of(output_root: Path, key: str) -> CellState:
+    """Return how far a cell of a grid is."""
+    noted = _noted(output_root, key)
+    found = state_in(output_root / noted["folder"]) if noted.get("folder") else CellState("pending")
+    if noted.get("reason") and found.state in ("pending", "interrupted"):
+        return CellState("failed", noted["reason"], found.folder)
+    return found
+
+
+def state_in(folder: Path) -> CellState:
+    """Return how far the cell in a folder is."""
+    where = str(folder)
+    if (folder / RECORD_NAME).is_file():
+        return CellState("done", folder=where)
+    if is_locked(lock_path(folder.parents[3], folder.name)):
+        return CellState("running", folder=where)
+    if (folder / FAILURE_NAME).is_file():
+        return CellState("failed", _reason(folder / FAILURE_NAME), where)
+    if folder.is_dir():
+        return CellState("interrupted", "it was stopped; run again, it goes on", where)
+    return CellState("pending", "its folder was removed")
+
+
+def states_of(grid: FrozenGrid) -> pd.DataFrame:
+    """Return one row for every cell of a grid, with the columns `STATE_COLUMNS`."""
+    rows = [_row(grid.name, cell, state_of(grid.output_root, cell.key)) for cell in grid.cells]
+    return pd.DataFrame(rows, columns=STATE_COLUMNS)
+
+
+def states(output_root: Path) -> pd.DataFrame:
+    """Return one row for every cell of every grid, and for every other cell that was begun.
+
+    Args:
+        output_root: Where they are.
+
+    Returns:
+        The columns `STATE_COLUMNS`; `grid` is empty for cells of none.
+
+    Raises:
+        SettingError: The file of a grid cannot be read.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for path in sorted((output_root / FOLDER).glob("*.json")):
+        grid = read_frozen(path)
+        for cell in grid.cells:
+            rows.setdefault(cell.key, _row(grid.name, cell, state_of(output_root, cell.key)))
+    known = {row["folder"] for row in rows.values()}
+    others = [_row_of_folder(path.parent) for path in sorted((output_root / "runs").glob(f"*/*/*/{SETTINGS_NAME}"))]
+    listed = [*rows.values(), *(row for row in others if row["folder"] not in known)]
+    return pd.DataFrame(listed, columns=STATE_COLUMNS)
+
+
+def _row(grid: str, cell: FrozenCell, state: CellState) -> dict[str, str]:
+    return {"grid": grid} | cell.names | state._asdict()
+
+
+def _row_of_folder(folder: Path) -> dict[str, str]:
+    try:
+        settings = yaml.safe_load((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        return _row("", FrozenCell("", settings), state_in(folder))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        model, data = folder.parts[-3:-1]
+        unknown = CellState("failed", f"its settings cannot be read ({first_line(error)})", str(folder))
+        return {"grid": "", "model": model, "dataset": data, "language": "", "rank_budget": ""} | unknown._asdict()
+
+
+def _reason(failure: Path) -> str:
+    try:
+        content = json.loads(failure.read_text(encoding="utf-8"))
+        return f"{content['stage'] or 'preparation'}: {content['error'].splitlines()[0]}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return f"its {FAILURE_NAME} cannot be read ({first_line(error)})"
+
+
+def _note_path(output_root: Path, key: str) -> Path:
+    return output_root / FOLDER / "cells" / f"{key}.json"
+
+
+def _note(output_root: Path, key: str, content: dict[str, str]) -> None:
+    path = _note_path(output_root, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content) + "\n")
+
+
+def _noted(output_root: Path, key: str) -> dict[str, Any]:
+    try:
+        noted = json.loads(_note_path(output_root, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
