@@ -30,6 +30,7 @@ from kvcore.stages.recording import (
     write_record,
     write_surface,
 )
+from kvcore.stages.tracking import track
 
 
 def run_cell(
@@ -62,7 +63,7 @@ def run_cell(
         if not processes.any(cell.is_finished()):
             with _claimed(cell, processes):
                 if not processes.any(cell.is_finished()):  # by a process that was a moment faster
-                    written = _run(cell, sources, loader, progress, processes)
+                    written = _run(cell, sources, loader, progress, processes, console)
                     if not processes.is_first:
                         return cell.record_path
     if written is None:
@@ -70,9 +71,11 @@ def run_cell(
             console.print("This cell is finished, so nothing was run. To run it anew, remove its folder.")
         require_trust(settings, recorded_gates(cell))
         require_judgements(cell)
-    elif console is not None:
+        return cell.record_path
+    if console is not None:
         record, outcome, paths = written
         print_summary(console, record, outcome.surface.points, outcome.judged and outcome.judged.scores, paths)
+    track(cell, console)
     return cell.record_path
 
 
@@ -92,7 +95,12 @@ def _claimed(cell: Cell, processes: Processes) -> Iterator[None]:
 
 
 def _run(
-    cell: Cell, sources: Sources, loader: ModelLoader, progress: StageProgress, processes: Processes
+    cell: Cell,
+    sources: Sources,
+    loader: ModelLoader,
+    progress: StageProgress,
+    processes: Processes,
+    console: Console | None,
 ) -> tuple[Record, Outcome, list[Path]] | None:
     """Run all stages; None in all processes but the first."""
     cell.open_folder()
@@ -108,7 +116,8 @@ def _run(
         outcome = _measure_cost(cell, inputs, measurement, batches, court, progress)
         record, paths = write_record(cell, inputs, outcome, progress)
     except Exception as error:
-        _write_failure(cell, progress.stage, error)
+        if _write_failure(cell, progress.stage, error) and processes.is_first:
+            track(cell, console)
         raise
     return record, outcome, paths
 
@@ -136,8 +145,8 @@ def _measure_cost(
     return Outcome(measurement, gates, allocations, surface, judged)
 
 
-def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
-    """Leave word of what went wrong; the cell stays unfinished."""
+def _write_failure(cell: Cell, stage: str, error: Exception) -> bool:
+    """Leave word of what went wrong, and say whether that was possible; the cell stays unfinished."""
     failure = {
         "stage": stage,
         "error": str(error),
@@ -145,8 +154,9 @@ def _write_failure(cell: Cell, stage: str, error: Exception) -> None:
         "settings": cell.described_settings(),
     }
     if cell.is_finished():  # by another process
-        return
+        return False
     try:
         write_atomically(cell.folder / FAILURE_NAME, json.dumps(finite(failure), indent=2, ensure_ascii=False) + "\n")
     except OSError:
-        return  # a full disk: the error itself is what the user must see
+        return False  # a full disk: the error itself is what the user must see
+    return True

@@ -93,6 +93,8 @@ def test_what_changes_only_the_evaluation_shares_the_spectrum(override: str) -> 
     [
         "output_root=/elsewhere",
         "gates=warn",
+        "grid=name",
+        "tracker=wandb",
         "model.device=cpu",
         "model.name=alias",
         "dataset.name=alias",

@@ -31,7 +31,7 @@ def options(group: str) -> list[str]:
     ("group", "option"),
     [
         (group, option)
-        for group in ("model", "dataset", "rank_budget", "capture", "evaluation")
+        for group in ("model", "dataset", "rank_budget", "capture", "evaluation", "tracker")
         for option in options(group)
     ],
 )

@@ -18,6 +18,7 @@ from kvcore.schema.rank_budget import (
     WaterfillRankBudget,
 )
 from kvcore.schema.settings import CaptureSettings, EvaluationSettings, HeldOutSettings, Settings, SpectrumSettings
+from kvcore.schema.tracker import NoTracker, TrackerSettings, WandbTracker
 
 __all__ = [
     "BusyError",
@@ -38,6 +39,7 @@ __all__ = [
     "ModelSettings",
     "NoJudge",
     "NoRankBudget",
+    "NoTracker",
     "OpenAIJudge",
     "RankBudgetSettings",
     "SensitivityRankBudget",
@@ -46,9 +48,11 @@ __all__ = [
     "SettingsError",
     "SpectrumSettings",
     "SweepSettings",
+    "TrackerSettings",
     "TransformersJudge",
     "UniformRankBudget",
     "UserError",
+    "WandbTracker",
     "WaterfillRankBudget",
     "WeightsPart",
     "first_line",

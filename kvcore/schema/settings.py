@@ -10,6 +10,7 @@ from kvcore.schema.fields import Group, Name, PositiveInt, Target
 from kvcore.schema.judge import JudgeSettings
 from kvcore.schema.model import ModelSettings
 from kvcore.schema.rank_budget import RankBudgetSettings
+from kvcore.schema.tracker import TrackerSettings
 
 
 class CaptureSettings(Group):
@@ -65,6 +66,7 @@ class Settings(Group):
     evaluation: EvaluationSettings
     held_out: HeldOutSettings
     judge: JudgeSettings
+    tracker: TrackerSettings
     grid: Name | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
