@@ -21,9 +21,10 @@ install: $(INSTALLED) ## create .venv with the pinned dependencies and the packa
 demo: $(INSTALLED) ## measure SmolLM2-135M on the pocket dataset and print the result
 	@$(BIN)/python experiments/run.py experiment=demo
 
-pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets and print the table of NER
+pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets; table, findings, figures, report
 	@$(BIN)/python experiments/run.py experiment=pocket
 	@$(BIN)/python experiments/collect.py outputs/pocket
+	@$(BIN)/python experiments/report.py outputs/pocket
 
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest

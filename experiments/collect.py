@@ -1,7 +1,8 @@
 """Collect all finished cells: python experiments/collect.py [OUTPUTS] [strict=true] [figures=false].
 
-Prints the table of NER, the values published for the same data and models, and what the cells say of the paper's
-claims, and writes them with figures to OUTPUTS/report. With strict=true, exit code 1 if a record cannot be used.
+Prints the table of NER, the values published for the same data and models, what the cells say of the paper's claims
+and which cells are missing and why, and writes tables and figures to OUTPUTS/report. It works at any time, on what is
+there. With strict=true, exit code 1 if a record cannot be used.
 """
 
 import argparse
@@ -22,6 +23,8 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar=words, help="OUTPUTS: an output_root (default: outputs)")
     with clear_errors():
         outputs, switches = arguments_from(parser.parse_args().words)
+        from kvcore.grid.printing import print_states
+        from kvcore.grid.states import STATES, states
         from kvcore.results.collection import collect
         from kvcore.results.printing.grid import print_publication
         from kvcore.results.printing.lines import print_lines
@@ -31,6 +34,7 @@ def main() -> None:
         errors, console = Console(stderr=True), Console()
         print_lines(errors, [*publication.problems, *publication.untrusted])
         print_publication(console, publication)
+        print_states(console, states(outputs), [state for state in STATES if state != "done"])
         paths, missing = write_publication(publication, outputs, with_figures=switches["figures"] == "true")
         print_lines(errors, missing)
         print_lines(console, paths)
