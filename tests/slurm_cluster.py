@@ -97,7 +97,9 @@ class Cluster:
 
     def state(self, job: str) -> str:
         """Return the state of a job, or of a task of an array, as the accounting has it."""
-        return self.ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}").strip()
+        return self.ask(
+            "sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}"
+        ).strip()
 
     def wait(self, until: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Wait until something holds; says what the queue looks like if it does not come about."""
@@ -106,6 +108,12 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds} s\n{self.ask('squeue')}\n{_logs(self.folder)}")
             time.sleep(0.2)
+
+    def start_requeued(self, task: str) -> None:
+        """Start a task that has been queued again, which would wait for two minutes."""
+        self.wait(lambda: self.ask("squeue", "--noheader", "--array", "--format=%i %T").strip() == f"{task} PENDING")
+        time.sleep(2)  # the node does not start what it has ended within the same second
+        self.ask("scontrol", "update", f"jobid={task}", "StartTime=now")
 
     def wait_until_empty(self, *, seconds: float = 60.0) -> None:
         """Wait until no job is left in the queue."""
@@ -165,7 +173,9 @@ def _start_all(cluster: Cluster, stack: ExitStack) -> None:
     def start(name: str, *arguments: str, ready: Callable[[], bool]) -> None:
         log = stack.enter_context((folder / f"{name}.log").open("wb"))
         command = ["setpriv", "--pdeathsig", "KILL", name, *arguments]
-        daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+        daemon = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder
+        )
         stack.callback(_stop, daemon)
         deadline = time.monotonic() + _SECONDS_TO_START
         while not ready():

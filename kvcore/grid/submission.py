@@ -20,8 +20,8 @@ SUBMITTED_NAME = "submitted.json"
 _TASKS = 1000  # of an array: Slurm numbers them up to MaxArraySize - 1, by default 1000
 _SECONDS_FOR_THE_QUEUE = 20
 
-# The cell gets SIGINT, which it ends by as if interrupted at a keyboard. Shells take this signal from what they start in
-# the background, unless jobs have process groups of their own (set -m).
+# The cell gets SIGINT, as if interrupted at a keyboard. Shells take this signal from what they start in the background,
+# unless jobs have process groups of their own (set -m).
 _SCRIPT = """\
 #!/bin/bash
 # One cell of a frozen grid; $1 + the number of the array's task is the cell's.
@@ -106,7 +106,9 @@ def queued(grid: Path) -> Mapping[int, str]:
         return {}
     command = ["squeue", "--me", "--array", "--noheader", "--format=%F|%K|%T|%r"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_FOR_THE_QUEUE, check=True)
+        asked = subprocess.run(  # noqa: S603 - a fixed command
+            command, capture_output=True, text=True, timeout=_SECONDS_FOR_THE_QUEUE, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
     tasks = (line.split("|", 3) for line in asked.stdout.splitlines())
@@ -150,7 +152,8 @@ def _options(slurm: SlurmSettings, folder: Path) -> list[str]:
 def _sbatch(arguments: Sequence[str]) -> str:
     """Submit and return the job's id."""
     try:
-        done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=True)
+        command = ["sbatch", "--parsable", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - no shell
     except FileNotFoundError as error:
         raise UserError("hydra/launcher = 'slurm': there is no Slurm here (no command sbatch)") from error
     except subprocess.CalledProcessError as error:

@@ -32,7 +32,7 @@ def cluster(started: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_an_array_whose_failures_stop_nobody(cluster: Cluster, tmp_path: Path) -> None:
-    grid = tmp_path / "it's 100 % \"$HOME\" grid.json"
+    grid = tmp_path / 'it\'s 100 % "$HOME" grid.json'
     noted = tmp_path / "no ted's"
     command = [*NOTE_NUMBER, str(noted)]
     setup = ("export GREETING='good day'", "echo $GREETING")
@@ -69,9 +69,8 @@ def test_an_interrupted_task_is_queued_again_and_goes_on(cluster: Cluster, tmp_p
     cluster.wait(begun.exists)
     assert queued(grid) == {7: "running"}
     cluster.ask("scancel", "--batch", "--signal=USR2", task)  # as Slurm does before the time is up
-    cluster.wait(lambda: cluster.ask("squeue", "--noheader", "--format=%T").strip() == "PENDING")
-    assert queued(grid)[7].startswith("pending")
-    cluster.ask("scontrol", "update", f"jobid={task}", "StartTime=now")  # else it waits for two minutes
+    cluster.wait(lambda: queued(grid).get(7) == "pending: BeginTime")
+    cluster.start_requeued(task)
     cluster.wait_until_empty()
     assert begun.read_text() == "went on, restart 1"
     assert "put in order" in (slurm_folder(grid) / f"{task}.log").read_text()
@@ -126,7 +125,7 @@ def test_what_is_asked_for_reaches_slurm(cluster: Cluster, tmp_path: Path) -> No
             "sbatch: error: Batch job submission failed: Invalid partition name specified",
         ),
         (
-            SlurmSettings(gpus_per_node=3),
+            SMALL.model_copy(update={"gpus_per_node": 3}),
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
         ),
     ],
