@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from kvcore.composition import describe_configuration_error
+from kvcore.composition import describe_configuration_error, describe_launcher_fault
 from kvcore.schema import BusyError, GateError, UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def clear_errors() -> Iterator[None]:
         _exit(FAILED, f"{error}. These numbers cannot be trusted; gates=warn records them all the same.")
     except BusyError as error:
         _exit(FAILED, f"{error}; run the same command again when that has ended")
+    except RuntimeError as error:
+        if (fault := describe_launcher_fault(error)) is None:
+            raise
+        _exit(USER_ERROR, fault)
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted; run the same command again to complete the cell")
 
