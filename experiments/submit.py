@@ -20,6 +20,8 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
+    if not any(argument.startswith("hydra/launcher=") for argument in arguments):
+        arguments.insert(0, "hydra/launcher=slurm")
     with clear_errors():
         slurm, launch = slurm_from(arguments, CONFIGURATION), launch_of(arguments, CONFIGURATION)
         cells = grid_from(arguments, CONFIGURATION)

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from kvcore.composition import describe_configuration_error, describe_launcher_fault
-from kvcore.schema import BusyError, GateError, UserError
+from kvcore.schema import BusyError, GateError, UserError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,17 @@ def clear_errors() -> Iterator[None]:
         _exit(USER_ERROR, fault)
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted; run the same command again to complete the cell")
+
+
+@contextmanager
+def lost_jobs_told() -> Iterator[None]:
+    """Go on where a launcher has lost a job, such as one that was killed: how far its cell came is on disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ not in ("UncompletedJobError", "TerminatedWorkerError"):
+            raise
+        print(f"a job was lost: {first_line(error)}", file=sys.stderr)  # noqa: T201 - all that is known of it
 
 
 def quiet_libraries() -> None:

@@ -137,26 +137,26 @@ def describe_configuration_error(error: Exception) -> str:
 
 
 def describe_launcher_fault(error: RuntimeError) -> str | None:
-    """Say why no cell was launched, in Slurm's own words where it has refused; None for every other error."""
+    """Say why no cell was launched; None for every other error."""
     message = str(error).strip()
     if message.startswith("Unknown plugin class"):
         return _not_installed("slurm")  # of the others, the option itself is part of the package
     if message.startswith("Could not detect"):
         return f"hydra/launcher = 'slurm': {message}"
-    refused = message.startswith("sbatch: ") and type(error).__name__ == "FailedJobError"
-    return message if refused else None
+    if message.startswith("sbatch: ") and type(error).__name__ == "FailedJobError":
+        return "Slurm refuses the jobs, with the words above"  # submitit has printed them
+    return None
 
 
 def slurm_from(arguments: Sequence[str], configuration: Path) -> SlurmSettings:
-    """Return what arguments as on the command line ask of Slurm: `hydra.launcher.partition=...`, for example.
+    """Return what arguments as on the command line ask of Slurm, such as `hydra.launcher.partition=...`.
 
     Raises:
         SettingError: They choose a launcher of another sort.
         SettingsError: One line per fault.
     """
-    overrides = ["hydra/launcher=slurm", *_single(_parsed(arguments))]
     with initialize_config_dir(str(configuration), version_base="1.3"):
-        hydra = compose("config", overrides, return_hydra_config=True).hydra
+        hydra = compose("config", _single(_parsed(arguments)), return_hydra_config=True).hydra
     launcher = _plain(hydra.launcher)
     if not launcher.pop("_target_").endswith(".SlurmLauncher"):
         raise SettingError("hydra/launcher", hydra.runtime.choices["hydra/launcher"], "only Slurm is submitted to")

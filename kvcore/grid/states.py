@@ -106,7 +106,7 @@ def states(output_root: Path, queued: Callable[[Path], Mapping[int, str]] = lamb
         for number, cell in enumerate(grid.cells):
             state = state_of(output_root, cell.key)
             if number in waiting and state.state not in ("done", "running"):
-                state = CellState("pending", f"in the queue, {waiting[number]}", state.folder)
+                state = CellState("pending", f"in Slurm's queue, {waiting[number]}", state.folder)
             rows.setdefault(cell.key, _row(grid.name, cell, state))
     known = {row["folder"] for row in rows.values()}
     others = [_row_of_folder(path.parent) for path in sorted((output_root / "runs").glob(f"*/*/*/{SETTINGS_NAME}"))]
