@@ -5,9 +5,7 @@ With -m, or with an experiment that sweeps, a grid: every combination of choices
 
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from kvcore.command_line import FAILED, clear_errors, quiet_libraries
+from kvcore.command_line import FAILED, clear_errors, lost_jobs_told, quiet_libraries
 from kvcore.composition import (
     admit_unknown_settings,
     grid_from,
@@ -25,10 +23,6 @@ from kvcore.composition import (
     settings_from,
     sweeps,
 )
-
-if TYPE_CHECKING:
-    from kvcore.preparation import ModelLoader
-    from kvcore.processes import Processes
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 
@@ -41,7 +35,7 @@ def main(config: DictConfig) -> None:
         settings = None if launch.frozen else settings_from(config)
         quiet_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
-        from kvcore.grid.running import run_frozen_cell
+        from kvcore.grid.running import model_loader, processes, run_frozen_cell
         from kvcore.pipeline import run_cell
 
         is_first = processes().is_first
@@ -61,34 +55,20 @@ def run_grid(arguments: Sequence[str]) -> None:
     from kvcore.grid.frozen import freeze
     from kvcore.grid.launching import launched
     from kvcore.grid.printing import print_states
+    from kvcore.grid.running import processes
     from kvcore.grid.states import states_of
 
     grid = launched(freeze(grid_from(arguments, CONFIGURATION)), launch_of(arguments, CONFIGURATION).rerun)
     if grid.to_run:
         sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
-        main()
+        with lost_jobs_told():
+            main()
     if not processes().is_first:
         return
     states = states_of(grid)
     print_states(Console(), states, ("failed", "interrupted", "pending"))
     if not states["state"].isin(["done", "running"]).all():
         raise SystemExit(FAILED)
-
-
-@cache
-def processes() -> "Processes":
-    """Return those that torchrun has started, joined when the first cell needs them."""
-    from kvcore.processes import join
-
-    return join()
-
-
-@cache
-def model_loader() -> "ModelLoader":
-    """Return the one that keeps a model from cell to cell of a grid."""
-    from kvcore.preparation import ModelLoader
-
-    return ModelLoader()
 
 
 if __name__ == "__main__":

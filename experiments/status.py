@@ -10,7 +10,7 @@ from kvcore.schema import SettingError
 
 
 def main() -> None:
-    """Print the state of every cell of every grid under a folder, from what the cells have written."""
+    """Print the state of every cell of every grid under a folder, from what cells write and from Slurm's queue."""
     parser = argparse.ArgumentParser(description="Say which cells are done, running, failed, interrupted or pending.")
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="an output_root (default: outputs)")
     parser.add_argument("--all", action="store_true", help="list the cells that are done, too")
@@ -18,8 +18,9 @@ def main() -> None:
     with clear_errors():
         from kvcore.grid.printing import print_states
         from kvcore.grid.states import STATES, states
+        from kvcore.grid.submission import queued
 
-        found = states(arguments.outputs)
+        found = states(arguments.outputs, queued)
         if found.empty:
             raise SettingError("outputs", str(arguments.outputs), "no grid and no cell under it")
         print_states(Console(), found, STATES if arguments.all else STATES[1:])

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from kvcore.composition import describe_configuration_error
-from kvcore.schema import BusyError, GateError, UserError
+from kvcore.composition import describe_configuration_error, describe_launcher_fault
+from kvcore.schema import BusyError, GateError, UserError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +47,23 @@ def clear_errors() -> Iterator[None]:
         _exit(FAILED, f"{error}. These numbers cannot be trusted; gates=warn records them all the same.")
     except BusyError as error:
         _exit(FAILED, f"{error}; run the same command again when that has ended")
+    except RuntimeError as error:
+        if (fault := describe_launcher_fault(error)) is None:
+            raise
+        _exit(USER_ERROR, fault)
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted; run the same command again to complete the cell")
+
+
+@contextmanager
+def lost_jobs_told() -> Iterator[None]:
+    """Go on where a launcher has lost a job, such as one that was killed: how far its cell came is on disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ not in ("UncompletedJobError", "TerminatedWorkerError"):
+            raise
+        print(f"a job was lost: {first_line(error)}", file=sys.stderr)  # noqa: T201 - all that is known of it
 
 
 def quiet_libraries() -> None:

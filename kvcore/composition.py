@@ -17,8 +17,10 @@ from kvcore.schema import (
     SettingError,
     Settings,
     SettingsError,
+    SlurmSettings,
     SweepSettings,
     nearest,
+    parse_cluster,
     parse_launch,
     parse_settings,
     setting_names,
@@ -26,6 +28,12 @@ from kvcore.schema import (
 
 MULTIRUN = ("-m", "--multirun")
 _LAUNCH = tuple(LaunchSettings.model_fields)
+_PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "slurm": "hydra-submitit-launcher",
+}
 
 Axes = Mapping[str, Sequence[str]]
 """Values of each group or setting that is chosen, by its name as on the command line."""
@@ -122,8 +130,43 @@ def describe_configuration_error(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and option in _PACKAGES:
+            return _not_installed(option)
         return f"{group} = {option!r}: there is no such option; {nearest(option, list(error.options))}"
     return message
+
+
+def describe_launcher_fault(error: RuntimeError) -> str | None:
+    """Say why no cell was launched; None for every other error."""
+    message = str(error).strip()
+    if message.startswith("Unknown plugin class"):
+        return _not_installed("slurm")  # of the others, the option itself is part of the package
+    if message.startswith("Could not detect"):
+        return f"hydra/launcher = 'slurm': {message}"
+    if message.startswith("sbatch: ") and type(error).__name__ == "FailedJobError":
+        return "Slurm refuses the jobs, with the words above"  # submitit has printed them
+    return None
+
+
+def slurm_from(arguments: Sequence[str], configuration: Path) -> SlurmSettings:
+    """Return what arguments as on the command line ask of Slurm, such as `hydra.launcher.partition=...`.
+
+    Raises:
+        SettingError: They choose a launcher of another sort.
+        SettingsError: One line per fault.
+    """
+    with initialize_config_dir(str(configuration), version_base="1.3"):
+        hydra = compose("config", _single(_parsed(arguments)), return_hydra_config=True).hydra
+    launcher = _plain(hydra.launcher)
+    if not launcher.pop("_target_").endswith(".SlurmLauncher"):
+        raise SettingError("hydra/launcher", hydra.runtime.choices["hydra/launcher"], "only Slurm is submitted to")
+    del launcher["submitit_folder"]
+    return parse_cluster(launcher)
+
+
+def job_of(frozen: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with which run.py runs a cell of a frozen grid, but for the cell's number."""
+    return [f"frozen={_quoted(frozen.resolve())}", *(one for one in arguments if one.startswith("fail_fast="))]
 
 
 def jobs_of(frozen: Path, cells: Iterable[int], output_root: Path, arguments: Sequence[str]) -> list[str]:
@@ -139,6 +182,10 @@ def jobs_of(frozen: Path, cells: Iterable[int], output_root: Path, arguments: Se
     numbers = ",".join(map(str, cells))
     places = [f"frozen={_quoted(frozen.resolve())}", f"output_root={_quoted(output_root)}"]
     return ["--multirun", *kept, *places, f"cell={numbers}"]
+
+
+def _not_installed(launcher: str) -> str:
+    return f"hydra/launcher = {launcher!r}: needs {_PACKAGES[launcher]}; install kvcore with its extra: '.[cluster]'"
 
 
 def _is_for_hydra(override: str) -> bool:

@@ -1,6 +1,7 @@
 """Run the cells of a frozen grid: one that fails does not stop the others."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from kvcore.grid.launching import count_states, progress_of
 from kvcore.grid.states import note_failure, note_folder
 from kvcore.pipeline import run_cell
 from kvcore.preparation import ModelLoader
-from kvcore.processes import Processes
+from kvcore.processes import Processes, join
 from kvcore.schema import BusyError, LaunchSettings, SettingError, first_line
 
 
@@ -62,3 +63,16 @@ def run_frozen_cell(
             raise SystemExit(1) from error
         return False
     return True
+
+
+# These two live here, not in experiments/: launchers send what they run to other processes, which import this.
+@cache
+def processes() -> Processes:
+    """Return those that torchrun has started, joined when the first cell needs them."""
+    return join()
+
+
+@cache
+def model_loader() -> ModelLoader:
+    """Return the one that keeps a model from cell to cell of a grid."""
+    return ModelLoader()

@@ -6,6 +6,7 @@ which may come before it has a folder.
 
 import json
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -85,11 +86,13 @@ def states_of(grid: FrozenGrid) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=STATE_COLUMNS)
 
 
-def states(output_root: Path) -> pd.DataFrame:
+def states(output_root: Path, queued: Callable[[Path], Mapping[int, str]] = lambda _: {}) -> pd.DataFrame:
     """Return one row for every cell of every grid, and for every other cell that was begun.
 
     Args:
         output_root: Where they are.
+        queued: Says, for the file of a grid, which of its cells wait in a queue, by number; this becomes the reason
+            of those that are not at work.
 
     Returns:
         The columns `STATE_COLUMNS`; `grid` is empty for cells of none.
@@ -99,9 +102,12 @@ def states(output_root: Path) -> pd.DataFrame:
     """
     rows: dict[str, dict[str, str]] = {}
     for path in sorted((output_root / FOLDER).glob("*.json")):
-        grid = read_frozen(path)
-        for cell in grid.cells:
-            rows.setdefault(cell.key, _row(grid.name, cell, state_of(output_root, cell.key)))
+        grid, waiting = read_frozen(path), queued(path)
+        for number, cell in enumerate(grid.cells):
+            state = state_of(output_root, cell.key)
+            if number in waiting and state.state not in ("done", "running"):
+                state = CellState("pending", f"in Slurm's queue, {waiting[number]}", state.folder)
+            rows.setdefault(cell.key, _row(grid.name, cell, state))
     known = {row["folder"] for row in rows.values()}
     others = [_row_of_folder(path.parent) for path in sorted((output_root / "runs").glob(f"*/*/*/{SETTINGS_NAME}"))]
     listed = [*rows.values(), *(row for row in others if row["folder"] not in known)]

@@ -1,11 +1,12 @@
 """Typed, frozen settings for every choice a user makes, checked as a whole before anything loads."""
 
+from kvcore.schema.cluster import SlurmSettings
 from kvcore.schema.dataset import ColumnSettings, DatasetSettings, LanguageSettings
 from kvcore.schema.errors import BusyError, GateError, SettingError, SettingsError, UserError, first_line, nearest
 from kvcore.schema.judge import JudgeSettings, NoJudge, OpenAIJudge, TransformersJudge
 from kvcore.schema.launch import LaunchSettings, SweepSettings
 from kvcore.schema.model import ExpectedGeometry, ModelSettings, WeightsPart
-from kvcore.schema.parsing import parse_launch, parse_settings, setting_names
+from kvcore.schema.parsing import parse_cluster, parse_launch, parse_settings, setting_names
 from kvcore.schema.rank_budget import (
     EnergyRankBudget,
     FileRankBudget,
@@ -46,6 +47,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "SettingsError",
+    "SlurmSettings",
     "SpectrumSettings",
     "SweepSettings",
     "TrackerSettings",
@@ -57,6 +59,7 @@ __all__ = [
     "WeightsPart",
     "first_line",
     "nearest",
+    "parse_cluster",
     "parse_launch",
     "parse_settings",
     "setting_names",

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from kvcore.schema.cluster import SlurmSettings
 from kvcore.schema.errors import SettingError, SettingsError, nearest
 from kvcore.schema.launch import LaunchSettings
 from kvcore.schema.settings import Settings
@@ -42,6 +43,22 @@ def parse_launch(values: Mapping[str, Any]) -> LaunchSettings:
         return LaunchSettings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(fault) for fault in error.errors())) from error
+
+
+def parse_cluster(values: Mapping[str, Any]) -> SlurmSettings:
+    """Check what Slurm is asked for, as `parse_settings` does for a cell.
+
+    Args:
+        values: Those of conf/hydra/launcher/slurm.yaml, without what only Hydra's launcher reads.
+
+    Raises:
+        SettingsError: One line per fault.
+    """
+    try:
+        return SlurmSettings.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe({**fault, "loc": ("hydra.launcher", *fault["loc"])}) for fault in error.errors()]
+        raise SettingsError("\n".join(faults)) from error
 
 
 def setting_names(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
@@ -84,6 +101,8 @@ def _describe(fault: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, who
     option = path.pop(1) if len(path) > 1 and options else None  # pydantic names the option it has chosen
     setting = ".".join(path)
     if fault["type"] == "extra_forbidden":
+        if setting.startswith("hydra.launcher."):
+            return f"{setting} is no setting: other options of sbatch go into hydra.launcher.additional_parameters"
         if option is not None:
             known = ", ".join(options[option].model_fields)
             return f"{setting} is no setting of {path[0]} {option}: known: {known}"
