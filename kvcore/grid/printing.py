@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kvcore.grid.states import STATES
 
@@ -24,15 +21,8 @@ def print_states(console: Console, states: pd.DataFrame, shown: Sequence[str] = 
         counts = cells["state"].value_counts()
         told = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
         console.print(f"{grid}: {len(cells)} cells, {told}", highlight=False, markup=False)
-    listed = states[states["state"].isin(list(shown))]
-    if listed.empty:
-        return
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("state", "model", "data", "budget"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("why, or where", overflow="fold")
-    for _, cell in listed.iterrows():
+    for _, cell in states[states["state"].isin(list(shown))].iterrows():
         data = f"{cell['dataset']}, {cell['language']}".rstrip(", ")
-        row = (cell["state"], cell["model"], data, cell["rank_budget"], cell["reason"] or cell["folder"])
-        table.add_row(*(Text(str(field)) for field in row))
-    console.print(table)
+        told = f"  {cell['state']}: {cell['model']} on {data}, {cell['rank_budget']}".rstrip(", ")
+        line = ": ".join(part for part in (told, cell["reason"], cell["folder"]) if part)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
