@@ -96,7 +96,7 @@ function convergenceLines(node, rows, description) {
   }));
   const seen = unique(rows.map((row) => row.tokens));
   const ends = [Math.log10(Math.min(...seen)) - 0.06, Math.log10(Math.max(...seen)) + 0.06];
-  const tokens = axis("tokens seen", { type: "log", tickvals: seen, ticktext: seen.map((count) => count.toLocaleString("en-US")), range: ends });
+  const tokens = axis("tokens seen", { type: "log", tickvals: seen, ticktext: seen.map((count) => count.toLocaleString("en-US")), range: ends, automargin: "height" });
   for (const trace of traces) trace.line.color = resolved(trace.line.color);
   panels(node, traces, tokens, axis("NER", { range: [0, 1.02] }), description);
 }
