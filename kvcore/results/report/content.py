@@ -66,6 +66,7 @@ def all_cells(cells: pd.DataFrame, states: pd.DataFrame, page_folder: Path) -> p
     )
     parts = [part.reindex(columns=_SHOWN).astype(object) for part in (finished, missing)]
     table = pd.concat(parts, ignore_index=True)
+    table = table.where(table.notna(), None)
     table["folder"] = [os.path.relpath(folder, page_folder) if folder else None for folder in table["folder"]]
     return table.sort_values(["model", "dataset", "language", "rank_budget", "id"], ignore_index=True)
 

@@ -48,6 +48,7 @@ function legendFor(names) {
 // Keys left and values right, or below each other where there is no room; traces carry `kind`.
 function panels(node, traces, xAxis, yAxis, description, matches = "x") {
   const narrow = isNarrow();
+  const below = { ...xAxis, automargin: "height" }; // labels at the ends would move the margins, and these the labels
   const names = unique(traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name));
   const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const placed = traces.map(({ kind, ...trace }) => ({
@@ -62,7 +63,7 @@ function panels(node, traces, xAxis, yAxis, description, matches = "x") {
   draw(node, placed, {
     ...legendFor(names), annotations: [heading("Keys", 0), heading("Values", 1)],
     height: size * (narrow ? 40 + 1.6 * Math.ceil(names.length / 2) : Math.max(27, 5 + 1.45 * names.length)),
-    xaxis: { ...xAxis, domain: domains[0] }, xaxis2: { ...xAxis, domain: domains[1], anchor: "y2", ...(matches ? { matches } : {}) },
+    xaxis: { ...below, domain: domains[0] }, xaxis2: { ...below, domain: domains[1], anchor: "y2", ...(matches ? { matches } : {}) },
     yaxis: { ...yAxis, domain: heights[0] },
     yaxis2: { ...yAxis, domain: heights[1], anchor: "x2", matches: "y", ...(narrow ? {} : { title: undefined, showticklabels: false }) },
   }, description);

@@ -124,18 +124,14 @@ def _summary(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _matrix(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return, for each dataset and language, the cells of each model; those with the same spectrum once."""
-    field = ["model", "dataset", "language"]
-    finished = table[table["spectrum_id"].notna()].drop_duplicates([*field, "spectrum_id"])
-    missing = table[table["spectrum_id"].isna()].drop_duplicates(field)
-    rows = []
-    for (dataset, language), group in pd.concat([finished, missing]).groupby(["dataset", "language"]):
-        by_model = {}
-        for model, part in group.groupby("model"):
-            having = part.dropna(subset="spectrum_id")
-            by_model[model] = (part if having.empty else having).to_dict("records")
-        rows.append({"dataset": dataset, "language": language, "cells": by_model})
-    return rows
+    """Return, for each dataset and language, the cells of each model: one a spectrum, or one that is missing."""
+    names = ["id", "state", "model", "dataset", "language", "spectrum_id", "ner_key", "ner_value", "converged"]
+    rows: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for cell in table[names].sort_values("spectrum_id", kind="stable").to_dict("records"):  # missing ones last
+        field = rows.setdefault((cell["dataset"], cell["language"]), {}).setdefault(cell["model"], [])
+        if not field or cell["spectrum_id"] not in (field[-1]["spectrum_id"], None):
+            field.append({str(name): value for name, value in cell.items()})
+    return [{"dataset": key[0], "language": key[1], "cells": by_model} for key, by_model in sorted(rows.items())]
 
 
 def _template() -> jinja2.Template:
