@@ -32,7 +32,9 @@ def comparable(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     Returns:
         The cells that are left, and a problem for each spectrum that is not.
     """
-    problems = []
+    problems: list[Problem] = []
+    if cells.empty:
+        return cells, problems
     for _, group in _spectra(cells).groupby(FIELD):
         if len(group) > 1:
             problems += list(_in_one_field(group))

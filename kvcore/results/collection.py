@@ -144,7 +144,8 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         **_with_interval("grid_mean_nd_ppl", perplexity),
         **_with_interval("grid_mean_score", judged or {"grid_mean_score": None}),
         "peak_memory_bytes": int(record["peak_memory_bytes"]),
-        **{name: str(record[name]) for name in ("status", "id", "spectrum_id", "device", "git_commit")},
+        **{name: str(record[name]) for name in ("status", "id", "spectrum_id", "device")},
+        "git_commit": record["git_commit"] or "",
         **{name: _setting(settings, name) for name in SPECTRUM_SETTINGS},
     }
 

@@ -85,3 +85,11 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) 
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(said)
+
+
+def test_nothing_that_can_be_used(tmp_path: Path) -> None:
+    write_cell(tmp_path, "m", "bad").write_text("{")
+    done = call(str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is not complete JSON" in done.stderr
+    assert done.stdout.count("Cannot be told from this grid") == 5

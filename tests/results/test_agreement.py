@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 from results_example import write_cell
 
 from kvcore.results.agreement import comparable, one_a_spectrum
-from kvcore.results.collection import collect
+from kvcore.results.collection import CELL_COLUMNS, collect
 
 
 def test_several_spectra_in_one_field_are_all_left_out_and_told_apart(tmp_path: Path) -> None:
@@ -49,3 +50,11 @@ def test_a_trusted_cell_stands_for_its_spectrum(tmp_path: Path) -> None:
         write_cell(tmp_path, "m", "d", rank_budget=budget, status=status)
     spectra = one_a_spectrum(collect(tmp_path).cells)
     assert list(spectra["rank_budget"]) == ["uniform"]
+
+
+def test_no_cell_is_no_disagreement() -> None:
+    """As where no record under a folder can be read."""
+    nothing = pd.DataFrame(columns=CELL_COLUMNS)
+    cells, problems = comparable(nothing)
+    assert cells.empty
+    assert problems == []

@@ -107,7 +107,7 @@ def _summary(table: pd.DataFrame) -> dict[str, Any]:
     """Say what the grid is of, how far it is, and with what it was measured."""
 
     def named(column: str) -> list[str]:
-        return sorted({str(value) for value in table[column].dropna()} - {"", "None"})
+        return sorted({str(value) for value in table[column].dropna()} - {""})
 
     return {
         "grids": named("grid"),
