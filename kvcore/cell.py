@@ -166,7 +166,7 @@ class Cell:
             BusyError: Another one is at it.
             SettingError: `output_root` cannot be written to.
         """
-        path = lock_path(self.output_root, self.id)
+        path = lock_path(self.output_root, self.folder)
         with writing_to(self.settings.output_root):
             path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -179,7 +179,7 @@ class Cell:
     @contextmanager
     def spectrum_claimed(self, say: Callable[[str], None]) -> Iterator[None]:
         """Wait until no other process measures the same spectrum, and keep others away from it."""
-        path = lock_path(self.output_root, self.spectrum_id)
+        path = lock_path(self.output_root, self.spectrum_folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_locked(path):
             say("waiting for another process that measures the same spectrum")
@@ -198,9 +198,9 @@ class Cell:
             raise SettingError("output_root", self.settings.output_root, allowed)
 
 
-def lock_path(output_root: Path, identity: str) -> Path:
+def lock_path(output_root: Path, folder: Path) -> Path:
     """Return the lock of a cell or a spectrum: apart from its folder, which holds results only."""
-    return output_root / "locks" / f"{identity}.lock"
+    return (output_root / "locks" / folder.relative_to(output_root)).with_suffix(".lock")
 
 
 def _read_from(dataset: DatasetSettings, revision: str | None) -> dict[str, Any]:

@@ -71,13 +71,13 @@ def state_in(folder: Path) -> CellState:
     where = str(folder)
     if (folder / RECORD_NAME).is_file():
         return CellState("done", folder=where)
-    if is_locked(lock_path(folder.parents[3], folder.name)):
+    if is_locked(lock_path(folder.parents[3], folder)):
         return CellState("running", folder=where)
     if (folder / FAILURE_NAME).is_file():
         return CellState("failed", _reason(folder / FAILURE_NAME), where)
     if folder.is_dir():
         return CellState("interrupted", "it was stopped; run again, it goes on", where)
-    return CellState("pending", "its folder was removed")
+    return CellState("pending")
 
 
 def states_of(grid: FrozenGrid) -> pd.DataFrame:

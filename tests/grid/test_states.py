@@ -35,9 +35,9 @@ def test_every_state(grid: FrozenGrid) -> None:
     (begun(grid, 2) / "failure.json").write_text(json.dumps({"stage": "capture", "error": "too hot\nfor words"}))
     note_failure(root, grid.cells[3].key, ValueError("no such model"))
     begun(grid, 4)
-    begun(grid, 1)
-    lock_path(root, "id1").parent.mkdir()
-    with locked(lock_path(root, "id1")):
+    lock = lock_path(root, begun(grid, 1))
+    lock.parent.mkdir(parents=True)
+    with locked(lock):
         found = states(root)
     assert list(found["state"]) == ["done", "running", "failed", "failed", "interrupted", "pending"]
     assert list(found["reason"][2:4]) == ["capture: too hot", "no such model"]
