@@ -44,6 +44,7 @@ def main() -> None:
         written = write_report(
             cells,
             outputs / REPORT_FOLDER / "index.html",
+            used=used,
             states=known,
             findings=findings(used),
             findings_left_out=left_out(used),
