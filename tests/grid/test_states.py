@@ -1,6 +1,7 @@
 """Where each cell is, from what is on the disk."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -135,3 +136,22 @@ def test_thousands_of_cells_are_looked_at_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(states(tmp_path)) == 200
     assert time.process_time() - start < 200 * slow / 2
+
+
+def test_a_cell_whose_data_has_changed_is_run_again(tmp_path: Path) -> None:
+    """Its settings, which name the file, are the same; its id, which stands for the content, is not."""
+    data, later = tmp_path / "data.jsonl", time.time() + 60
+    data.touch()
+    cell = parse_settings(
+        composed(f"output_root={tmp_path}", "dataset=local", f"dataset.path={data}", "rank_budget=none")
+    )
+    grid = launched(freeze([cell]), "missing")
+    record = begun(grid, 0) / "record.json"
+    record.write_text("{}")
+    os.utime(record, (later, later))
+    assert launched(grid, "missing").to_run == ()
+    os.utime(record, (1, 1))
+    assert launched(grid, "missing").to_run == (0,)
+    assert launched(grid, "failed").to_run == ()
+    data.unlink()
+    assert launched(grid, "missing").to_run == ()
