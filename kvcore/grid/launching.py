@@ -10,13 +10,14 @@ from kvcore.grid.frozen import FrozenCell, FrozenGrid
 from kvcore.grid.states import CellState, forget_failure, state_of
 
 
-def launched(grid: FrozenGrid, rerun: Literal["missing", "failed"]) -> FrozenGrid:
+def launched(grid: FrozenGrid, rerun: Literal["missing", "failed"], *, forget: bool = True) -> FrozenGrid:
     """Choose the cells of a grid that are to be run, and write it down.
 
     Args:
         grid: All cells.
         rerun: `missing`: those that are not finished, or were made of files that have changed since; `failed`: only
             those that have failed.
+        forget: Whether failures of these are forgotten now, not one by one when a queue has accepted them.
 
     Raises:
         SettingError: `output_root` cannot be written to.
@@ -29,7 +30,7 @@ def launched(grid: FrozenGrid, rerun: Literal["missing", "failed"]) -> FrozenGri
         if (state.state == "failed" if rerun == "failed" else state.state != "done" or _outdated(cell, state))
     ]
     written = grid.launch(to_run)
-    for number in to_run:
+    for number in to_run if forget else ():
         forget_failure(root, grid.cells[number].key)
     return written
 
