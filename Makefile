@@ -22,9 +22,9 @@ demo: $(INSTALLED) ## measure SmolLM2-135M on the pocket dataset and print the r
 	@$(BIN)/python experiments/run.py experiment=demo
 
 pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets; table, findings, figures, report
-	@$(BIN)/python experiments/run.py experiment=pocket
-	@$(BIN)/python experiments/collect.py outputs/pocket
-	@$(BIN)/python experiments/report.py outputs/pocket
+	@$(BIN)/python experiments/run.py experiment=pocket; code=$$?; test $$code -le 1 || exit $$code; \
+	$(BIN)/python experiments/collect.py outputs/pocket && $(BIN)/python experiments/report.py outputs/pocket && \
+	exit $$code # 1: a cell failed, and the others are shown
 
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1 \

@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from kvcore.cell import identity
+from kvcore.composition import composed_settings
 
+CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 LAYERS = 32
 RATIOS = [1.0, 0.8, 0.6, 0.4, 0.2]
 BUDGETS = ["grid", *(f"budget{number}" for number in range(29))]
@@ -77,6 +80,7 @@ def write_grid(root: Path, count: int) -> None:
     points = pd.DataFrame(product(RATIOS, RATIOS), columns=["key_ratio", "value_ratio"])
     points["delta_nll"] = 2 - points.sum(axis=1)
     points["perplexity"] = 20 * np.exp(points["delta_nll"])
+    settings = yaml.safe_dump(composed_settings([], CONFIGURATION).model_dump(mode="json"), sort_keys=False)
     for table, name in ((layers, "layers"), (points, "perplexity")):
         table.to_parquet(root / f"{name}.parquet")
     for cell in cells(count):
@@ -85,6 +89,7 @@ def write_grid(root: Path, count: int) -> None:
         folder.mkdir(parents=True)
         for name in ("layers", "perplexity"):
             (folder / f"{name}.parquet").write_bytes((root / f"{name}.parquet").read_bytes())
+        (folder / "settings.yaml").write_text(settings)
         (folder / "record.json").write_text(json.dumps(found, indent=2))
 
 

@@ -25,7 +25,7 @@ def main() -> None:
         outputs, switches = arguments_from(parser.parse_args().words)
         from kvcore.grid.printing import print_states
         from kvcore.grid.states import STATES, states
-        from kvcore.results.collection import collect
+        from kvcore.results.collection import Problem, collect
         from kvcore.results.printing.grid import print_publication
         from kvcore.results.printing.lines import print_lines
         from kvcore.results.publication import make_publication, write_publication
@@ -34,11 +34,13 @@ def main() -> None:
         errors, console = Console(stderr=True), Console()
         print_lines(errors, [*publication.problems, *publication.untrusted])
         print_publication(console, publication)
-        print_states(console, states(outputs), [state for state in STATES if state != "done"])
+        unreadable: list[Problem] = []
+        found = states(outputs, unreadable=unreadable.append)
+        print_states(console, found, [state for state in STATES if state != "done"])
         paths, missing = write_publication(publication, outputs, with_figures=switches["figures"] == "true")
-        print_lines(errors, missing)
+        print_lines(errors, [*unreadable, *missing])
         print_lines(console, paths)
-        if switches["strict"] == "true" and (publication.problems or missing):
+        if switches["strict"] == "true" and (publication.problems or unreadable or missing):
             raise SystemExit(FAILED)
 
 

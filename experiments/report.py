@@ -27,7 +27,7 @@ def main() -> None:
         from kvcore.cell import RECORD_NAME
         from kvcore.grid.states import states
         from kvcore.results.agreement import comparable
-        from kvcore.results.collection import Collected, collect
+        from kvcore.results.collection import Collected, Problem, collect
         from kvcore.results.findings import findings, left_out
         from kvcore.results.publication import REPORT_FOLDER
         from kvcore.results.published import against_published
@@ -36,18 +36,20 @@ def main() -> None:
         outputs = arguments.outputs
         if arguments.detailed_cells < 0:
             raise SettingError("--detailed-cells", arguments.detailed_cells, "0 or more")
-        known = states(outputs)
+        unreadable: list[Problem] = []
+        known = states(outputs, unreadable=unreadable.append)
         finished = any((outputs / "runs").glob(f"*/*/*/{RECORD_NAME}"))
         cells, problems = collect(outputs) if finished or known.empty else Collected(no_cells(), [])
         used, disagreements = comparable(cells) if len(cells) else (cells, [])
         written = write_report(
             cells,
             outputs / REPORT_FOLDER / "index.html",
+            used=used,
             states=known,
             findings=findings(used),
             findings_left_out=left_out(used),
             published=against_published(used),
-            problems=[*problems, *disagreements],
+            problems=[*problems, *disagreements, *unreadable],
             detailed_cells=arguments.detailed_cells,
         )
         if written.left_out:

@@ -19,8 +19,12 @@ def main() -> None:
         from kvcore.grid.printing import print_states
         from kvcore.grid.states import STATES, states
         from kvcore.grid.submission import queued
+        from kvcore.results.collection import Problem
+        from kvcore.results.printing.lines import print_lines
 
-        found = states(arguments.outputs, queued)
+        unreadable: list[Problem] = []
+        found = states(arguments.outputs, queued, unreadable.append)
+        print_lines(Console(stderr=True), unreadable)
         if found.empty:
             raise SettingError("outputs", str(arguments.outputs), "no grid and no cell under it")
         print_states(Console(), found, STATES if arguments.all else STATES[1:])

@@ -27,14 +27,17 @@ def main() -> None:
         cells = grid_from(arguments, CONFIGURATION)
         from kvcore.grid.frozen import freeze
         from kvcore.grid.launching import launched
+        from kvcore.grid.states import forget_failure
         from kvcore.grid.submission import queued, slurm_folder, submit
 
-        grid = launched(freeze(cells), launch.rerun)
+        grid = launched(freeze(cells), launch.rerun, forget=False)
         waiting = queued(grid.path)
         missing = [number for number in grid.to_run if number not in waiting]
         print(f"{grid.name}: {len(grid.cells)} cells, {len(waiting)} queued before, {len(missing)} to be submitted")
         command = [sys.executable, str(RUN), *job_of(grid.path, arguments)]
         for submission in submit(grid.path, missing, command, slurm):
+            for number in submission.cells:
+                forget_failure(grid.output_root, grid.cells[number].key)
             print(f"job {submission.job}: {len(submission.cells)} cells; logs: {slurm_folder(grid.path)}", flush=True)
 
 

@@ -115,6 +115,13 @@ def test_a_finished_cell_is_not_run_again(tiny_settings: Settings, monkeypatch: 
     assert path.read_bytes() == content
 
 
+def test_a_damaged_record_is_named(tiny_settings: Settings) -> None:
+    path = run_cell(tiny_settings)
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    with pytest.raises(UserError, match=r"record.json cannot be read .*remove its folder"):
+        run_cell(tiny_settings)
+
+
 def test_the_spectrum_is_shared_by_other_budgets(
     tiny_folder: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -64,3 +65,18 @@ def test_columns_of_the_tables_are_those_of_the_code() -> None:
 def test_links_within_the_repository_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (REPOSITORY / target).exists(), target
+
+
+@pytest.mark.parametrize(("code", "scripts"), [(0, 3), (1, 3), (2, 1), (130, 1)])
+def test_make_pocket_shows_the_cells_that_are_done(code: int, scripts: int, tmp_path: Path) -> None:
+    """A cell that fails (exit code 1) is no reason to go without table and page; a mistake is."""
+    called = tmp_path / "called"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$1" >> {called}\ncase "$1" in *run.py) exit {code};; esac\n')
+    python.chmod(0o755)
+    installed = tmp_path / "installed"
+    installed.touch()
+    make = ["make", "--old-file", str(installed), "pocket", f"BIN={tmp_path}", f"INSTALLED={installed}"]
+    done = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert bool(done.returncode) == bool(code)
+    assert len(called.read_text().splitlines()) == scripts

@@ -117,7 +117,10 @@ def read_frozen(path: Path) -> FrozenGrid:
             raise ValueError(f"its schema version is not {SCHEMA_VERSION}")
         cells = tuple(FrozenCell(**cell) for cell in content.pop("cells"))
         to_run = tuple(content.pop("to_run"))
-        return FrozenGrid(output_root=path.parent.parent, cells=cells, to_run=to_run, **content)
+        grid = FrozenGrid(output_root=path.parent.parent, cells=cells, to_run=to_run, **content)
+        if any(not isinstance(name, str) for cell in cells for name in [cell.key, *cell.names.values()]):
+            raise ValueError("a cell has a name that is not text")
+        return grid
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(
             "frozen", str(path), f"no grid that can be read ({type(error).__name__}: {error})"

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from kvcore.cell import write_atomically
-from kvcore.schema import SlurmSettings, UserError
+from kvcore.schema import SlurmSettings, UserError, first_line
 
 SUBMITTED_NAME = "submitted.json"
 _TASKS = 1000  # of an array: Slurm numbers them up to MaxArraySize - 1, by default 1000
@@ -91,9 +91,17 @@ def submit(grid: Path, cells: Sequence[int], command: Sequence[str], slurm: Slur
 
 
 def submissions(grid: Path) -> list[Submission]:
-    """Return what was submitted of a grid, oldest first."""
+    """Return what was submitted of a grid, oldest first.
+
+    Raises:
+        UserError: The file that says so is damaged.
+    """
     path = slurm_folder(grid) / SUBMITTED_NAME
-    return [Submission(**one) for one in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    try:
+        return [Submission(**one) for one in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    except (OSError, ValueError, TypeError) as error:
+        said = "remove it when no job of this grid is in the queue"
+        raise UserError(f"{path} cannot be read ({first_line(error)}); {said}") from error
 
 
 def queued(grid: Path) -> Mapping[int, str]:

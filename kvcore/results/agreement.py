@@ -80,8 +80,9 @@ def _in_one_field(group: pd.DataFrame) -> Iterator[Problem]:
 
 def _disagreeing(spectra: pd.DataFrame, columns: list[str], name: str) -> Iterator[Problem]:
     """Name the spectra that differ in a setting from most of those with the same values in the columns."""
-    groups = spectra.groupby(spectra[columns].agg(", ".join, axis=1)) if columns else [("", spectra)]
-    for key, group in groups:
+    groups = spectra.groupby(columns) if columns else [((), spectra)]
+    for names, group in groups:
+        key = ", ".join(map(str, names))
         values = group[name].map(str)
         if values.nunique() < 2:
             continue

@@ -32,6 +32,7 @@ _NUMBERS = ("ner_", "perplexity", "grid_mean_", "tokens_per_dim", "seconds")
 _TYPES = {name: "float64" for name in CELL_COLUMNS if name.startswith(_NUMBERS)} | {
     "tokens": "int64", "kv_dim": "int64", "peak_memory_bytes": "int64", "converged": "bool", "judged": "bool",
 }  # fmt: skip
+_MOST = 2**63  # what a column of integers holds
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,23 @@ def trusted(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["status"] == FINISHED]
 
 
-def cell_table(record: str, name: str) -> pd.DataFrame:
+def cell_table(record: str, name: str, *columns: str) -> pd.DataFrame:
     """Read one of the tables beside a record.
 
     Args:
         record: Path of the record.
         name: `layers`, `perplexity`, `likelihoods`, ...
+        columns: Those that it must have.
 
     Raises:
-        UserError: It is missing or cannot be read.
+        UserError: It is missing or cannot be read, or has not these columns.
     """
     path = Path(record).with_name(f"{name}.parquet")
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
+        if missing := [column for column in columns if column not in table]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        return table
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}); remove its folder to run that cell anew"
@@ -121,7 +126,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     if record["status"] not in (FINISHED, UNTRUSTED):
         raise ValueError(f"has the unknown status {record['status']!r}")
     settings, evaluation = record["settings"], record["splits"]["evaluation"]
-    tokens, tokens_per_dim = int(record["tokens"]), float(record["tokens_per_dim"])
+    tokens, tokens_per_dim = _count(record["tokens"]), float(record["tokens_per_dim"])
     budget, perplexity, judged = settings["rank_budget"], record["perplexity"], record["judged"]
     return {
         "model": str(settings["model"]["name"]),
@@ -134,7 +139,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "ner_key": _share(record["ner"]["key"]),
         "ner_value": _share(record["ner"]["value"]),
         "tokens": tokens,
-        "kv_dim": round(tokens / tokens_per_dim) if tokens_per_dim else 0,
+        "kv_dim": _count(round(tokens / tokens_per_dim)) if tokens_per_dim else 0,
         "tokens_per_dim": tokens_per_dim,
         "converged": record["converged"] is True,
         "judged": judged is not None,
@@ -143,7 +148,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         **_with_interval("baseline", perplexity, column="perplexity"),
         **_with_interval("grid_mean_nd_ppl", perplexity),
         **_with_interval("grid_mean_score", judged or {"grid_mean_score": None}),
-        "peak_memory_bytes": int(record["peak_memory_bytes"]),
+        "peak_memory_bytes": _count(record["peak_memory_bytes"]),
         **{name: str(record[name]) for name in ("status", "id", "spectrum_id", "device")},
         "git_commit": record["git_commit"] or "",
         **{name: _setting(settings, name) for name in SPECTRUM_SETTINGS},
@@ -155,6 +160,12 @@ def _with_interval(name: str, found: Mapping[str, Any], column: str = "") -> dic
     low, high = found.get(f"{name}_interval") or (None, None)
     numbers = {"": found[name], "_low": low, "_high": high}
     return {(column or name) + end: None if number is None else float(number) for end, number in numbers.items()}
+
+
+def _count(value: float) -> int:
+    if not 0 <= value < _MOST:
+        raise ValueError(f"has a number of tokens or bytes of {value}")
+    return int(value)
 
 
 def _share(value: float) -> float:

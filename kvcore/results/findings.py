@@ -1,7 +1,7 @@
 """What a grid says of the claims of the paper it repeats (KV-CoRE, arXiv 2602.05929).
 
 A finding rests on trusted and converged cells alone. Its intervals and p values are over datasets and languages, or
-over models where the claim is about models.
+over models where the claim is about models. A p value is that of the claim: one-sided.
 """
 
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def _languages_and_domains(cells: pd.DataFrame) -> _Answer:
         larger, p = float(test.statistic) / (len(language) * len(domain)), float(test.pvalue)
         supported &= p <= _SIGNIFICANT
         by = " % and ".join(f"{100 * number:.1f}" for number in numbers)
-        parts.append(f"NER of {kind}s by {by} % (larger in {100 * larger:.0f} % of pairs, p = {p:.2g})")
+        parts.append(f"NER of {kind}s by {by} % (larger in {100 * larger:.0f} % of pairs, one-sided p = {p:.2g})")
         names = [f"{kind}_{name}" for name in ("language_shift", "domain_shift", "larger", "p")]
         statistics |= dict(zip(names, [*numbers, larger, p], strict=True))
     what = f"another language ({counts['language']} of them) and another English dataset ({counts['domain']})"
@@ -147,7 +147,7 @@ def _kv_capacity(cells: pd.DataFrame) -> _Answer:
         ner = shared.groupby("model")[f"ner_{kind}"].mean()
         rho, p = _spearman_and_p([(models.reindex(ner.index), -ner)])
         supported &= p <= _SIGNIFICANT
-        parts.append(f"of {kind}s {-rho:.2f} (p = {p:.2g})")
+        parts.append(f"of {kind}s {-rho:.2f} (one-sided p = {p:.2g})")
         statistics |= {f"{kind}_spearman": -rho, f"{kind}_p": p}
     said = f"over {len(models)} models, Spearman's correlation of kv_dim with NER is {' and '.join(parts)}"
     return said, supported, statistics | {"models": len(models)}
@@ -183,7 +183,7 @@ def _cost(cells: pd.DataFrame) -> _Answer:
     for name, said in (("both", "keys and values together"), ("key", "keys"), ("value", "values")):
         models = both.groupby("model")
         rho, p = _spearman_and_p([(group[f"ner_{name}"], group["grid_mean_nd_ppl"]) for _, group in models])
-        parts.append(f"of {said} {rho:.2f} (p = {p:.2g})")
+        parts.append(f"of {said} {rho:.2f} (one-sided p = {p:.2g})")
         statistics |= {f"{name}_spearman": rho, f"{name}_p": p}
     found = ", ".join(parts)
     said = (

@@ -1,5 +1,6 @@
 """Figures of many cells of one model, from what they left on disk."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ _LONG_LABEL = 16  # letters: three such labels do not fit beside each other
 _LOOKS: tuple[tuple[Any, str], ...] = (("solid", ""), ((0, (4, 1.5)), "o"), ((0, (1, 1)), "^"))  # dashes, marker
 _ENGLISH = "english"
 _FEWEST_TO_FIT = 3
+_DRAWN = {
+    "layers": ("layer", "kind", "ner"),
+    "perplexity": ("key_ratio", "value_ratio", "perplexity", "delta_nll"),
+    "scores": ("key_ratio", "value_ratio", "score", "judged"),
+}
 _COSTS = {"nd_ppl": "grid_mean_nd_ppl", "gpt_score": "grid_mean_score"}
 
 
@@ -38,7 +44,7 @@ def draw_grid(cells: pd.DataFrame, folder: Path) -> tuple[list[Path], list[Probl
     written = [
         path
         for name, figure in [*_layerwise(cells, problems), *_over_ratios(cells, problems), *_against_ner(cells)]
-        for path in figures.save_figure(figure, folder, name)
+        for path in figures.save_figure(figure, folder, re.sub(r"[^\w.-]+", "_", name))
     ]
     for ending in figures.FORMATS:
         for path in set(folder.glob(f"*.{ending}")) - set(written):
@@ -163,7 +169,7 @@ def _tables(cells: pd.DataFrame, name: str, problems: list[Problem]) -> list[pd.
     tables, failures = [], []
     for cell in cells.itertuples():
         try:
-            tables.append(cell_table(str(cell.path), name).assign(label=getattr(cell, "label", "")))
+            tables.append(cell_table(str(cell.path), name, *_DRAWN[name]).assign(label=getattr(cell, "label", "")))
         except UserError as error:
             failures.append(Problem(str(cell.path), f"is missing in a figure: {error}"))
     if failures:

@@ -95,6 +95,8 @@ def write_publication(
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "cells.parquet") as temporary:
             publication.cells.to_parquet(temporary)
+        for name in tables.keys() - texts.keys():
+            (folder / name).unlink(missing_ok=True)  # of an earlier call, with cells that are not used any more
         for name, text in texts.items():
             write_atomically(folder / name, text)
         figures, problems = draw_grid(publication.used, folder / "figures") if with_figures else ([], [])

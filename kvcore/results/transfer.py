@@ -72,7 +72,8 @@ def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _points(cell: "pd.Series[str]") -> pd.DataFrame:
-    points = cell_table(cell["path"], "perplexity").iloc[1:][["asked", "delta_nll", "tokens"]]
+    names = ["asked", "delta_nll", "tokens"]
+    points = cell_table(cell["path"], "perplexity", *names).iloc[1:][names]
     return points.assign(
         model=cell["model"],
         basis=_data(cell["dataset"], cell["language"]),

@@ -9,7 +9,7 @@ from kvcore.data.encoding import first_tokens
 from kvcore.evaluation.gates import Gate, check_perplexity, check_tail_energy, check_token_count, failed
 from kvcore.preparation import Inputs
 from kvcore.progress import StageProgress
-from kvcore.schema import GateError, Settings
+from kvcore.schema import GateError, Settings, UserError, first_line
 from kvcore.spectrum.tables import Spectra
 
 GATE_SAMPLE_TOKENS = 1024
@@ -54,6 +54,15 @@ def require_trust(settings: Settings, gates: Mapping[str, Gate]) -> None:
 
 
 def recorded_gates(cell: Cell) -> dict[str, Gate]:
-    """Read the gates of a finished cell."""
-    recorded = json.loads(cell.record_path.read_text(encoding="utf-8"))["gates"]
-    return {name: Gate(gate["passed"], float(gate["value"]), float(gate["limit"])) for name, gate in recorded.items()}
+    """Read the gates of a finished cell.
+
+    Raises:
+        UserError: Its record is damaged.
+    """
+    try:
+        gates = json.loads(cell.record_path.read_text(encoding="utf-8"))["gates"]
+        return {name: Gate(gate["passed"], float(gate["value"]), float(gate["limit"])) for name, gate in gates.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{cell.record_path} cannot be read ({first_line(error)}); remove its folder to run that cell anew"
+        ) from error

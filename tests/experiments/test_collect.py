@@ -88,8 +88,12 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) 
 
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
-    write_cell(tmp_path, "m", "bad").write_text("{")
+    record = write_cell(tmp_path, "m", "bad")
+    assert call(str(tmp_path), "figures=false", cwd=tmp_path).returncode == 0
+    assert len(list((tmp_path / "report").glob("table.*"))) == 3
+    record.write_text("{")
     done = call(str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is not complete JSON" in done.stderr
     assert done.stdout.count("Cannot be told from this grid") == 5
+    assert not list((tmp_path / "report").glob("table.*"))  # of the cell that could be read then

@@ -1,5 +1,6 @@
 """Grids on a real Slurm: submitted and left, launched and waited for, interrupted and gone on with."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,3 +160,22 @@ def test_mistakes_are_a_line_each_and_nothing_is_submitted(overrides: list[str],
         assert done.stderr.startswith(expected), done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
+
+
+def test_failures_are_known_until_their_cells_are_accepted(overrides: list[str], tmp_path: Path) -> None:
+    """No Slurm, or one that refuses: rerun=failed must find them again."""
+    outputs = tmp_path / "outputs"
+    grid = [*overrides, f"output_root={outputs}", "language=english,german"]
+    cells = [one for one in grid if not one.startswith("hydra.")]
+    (outputs / "runs" / "tiny").mkdir(parents=True)
+    (outputs / "runs" / "tiny" / "local-german").write_text("in the way of the folder")
+    assert run("run.py", "-m", *cells).returncode == 1
+    for _ in range(2):
+        command_line = command("submit.py", *grid, "rerun=failed")
+        refused = subprocess.run(
+            command_line, capture_output=True, text=True, timeout=150, env=os.environ | {"PATH": str(tmp_path)}
+        )
+        assert refused.returncode == 2
+        assert "1 to be submitted" in refused.stdout
+        assert "there is no Slurm here" in refused.stderr
+    assert "1 done, 1 failed" in run("status.py", str(outputs)).stdout

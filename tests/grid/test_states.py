@@ -1,17 +1,21 @@
 """Where each cell is, from what is on the disk."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import composed
 
 from kvcore.cell import lock_path
-from kvcore.grid.frozen import FrozenGrid, freeze
+from kvcore.grid.frozen import FrozenGrid, freeze, read_frozen
 from kvcore.grid.launching import launched, progress_of
 from kvcore.grid.states import STATES, note_failure, note_folder, state_of, states
 from kvcore.locking import locked
-from kvcore.schema import parse_settings
+from kvcore.results.collection import Problem
+from kvcore.schema import SettingError, parse_settings
 
 
 @pytest.fixture
@@ -91,3 +95,63 @@ def test_a_damaged_note_is_a_cell_that_is_pending(grid: FrozenGrid) -> None:
     begun(grid, 0)
     (grid.output_root / "grids" / "cells" / f"{grid.cells[0].key}.json").write_text("{")
     assert state_of(grid.output_root, grid.cells[0].key).state == "pending"
+
+
+@pytest.mark.parametrize("note", ['{"folder": 5}', '{"folder": "elsewhere"}', '{"reason": ["no"]}', "[]"])
+def test_a_foreign_note_is_a_cell_that_is_pending(grid: FrozenGrid, note: str) -> None:
+    path = grid.output_root / "grids" / "cells" / f"{grid.cells[0].key}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(note)
+    assert state_of(grid.output_root, grid.cells[0].key).state == "pending"
+
+
+@pytest.mark.parametrize("content", ["{broken", "[]", '{"schema_version": 1, "name": "x", "cells": [{"key": "a"}]}'])
+def test_a_damaged_grid_is_named_and_the_others_are_told(grid: FrozenGrid, content: str) -> None:
+    damaged = grid.path.with_name("damaged-0.json")
+    damaged.write_text(content)
+    problems: list[Problem] = []
+    assert len(states(grid.output_root, unreadable=problems.append)) == 6
+    assert [problem.path for problem in problems] == [str(damaged)]
+
+
+def test_a_grid_of_cells_without_settings_is_damaged(grid: FrozenGrid) -> None:
+    content = json.loads(grid.path.read_text())
+    del content["cells"][0]["settings"]["model"]
+    grid.path.write_text(json.dumps(content))
+    with pytest.raises(SettingError, match="no grid that can be read .*'model'"):
+        read_frozen(grid.path)
+
+
+def test_thousands_of_cells_are_looked_at_in_seconds(tmp_path: Path) -> None:
+    """Settings are read ten times as fast as by the loader that is written in Python."""
+    settings = parse_settings(composed("grid=few")).model_dump(mode="json")
+    text = yaml.safe_dump(settings)
+    for number in range(200):
+        folder = tmp_path / "runs" / "model" / "data-english" / f"id{number}"
+        folder.mkdir(parents=True)
+        (folder / "settings.yaml").write_text(text)
+    start = time.process_time()
+    yaml.safe_load(text)
+    slow = time.process_time() - start
+    start = time.process_time()
+    assert len(states(tmp_path)) == 200
+    assert time.process_time() - start < 200 * slow / 2
+
+
+def test_a_cell_whose_data_has_changed_is_run_again(tmp_path: Path) -> None:
+    """Its settings, which name the file, are the same; its id, which stands for the content, is not."""
+    data, later = tmp_path / "data.jsonl", time.time() + 60
+    data.touch()
+    cell = parse_settings(
+        composed(f"output_root={tmp_path}", "dataset=local", f"dataset.path={data}", "rank_budget=none")
+    )
+    grid = launched(freeze([cell]), "missing")
+    record = begun(grid, 0) / "record.json"
+    record.write_text("{}")
+    os.utime(record, (later, later))
+    assert launched(grid, "missing").to_run == ()
+    os.utime(record, (1, 1))
+    assert launched(grid, "missing").to_run == (0,)
+    assert launched(grid, "failed").to_run == ()
+    data.unlink()
+    assert launched(grid, "missing").to_run == ()

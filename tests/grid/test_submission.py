@@ -173,3 +173,11 @@ def test_nothing_is_left_of_a_cluster() -> None:
 def processes_of(folder: Path) -> list[str]:
     listed = subprocess.run(["ps", "axeww"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if str(folder) in line and int(line.split()[0]) != os.getpid()]
+
+
+def test_a_damaged_list_of_jobs_is_named(tmp_path: Path) -> None:
+    path = slurm_folder(tmp_path / "grid.json") / "submitted.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[{")
+    with pytest.raises(UserError, match=r"submitted.json cannot be read .*remove it when no job"):
+        submissions(tmp_path / "grid.json")

@@ -58,3 +58,12 @@ def test_no_cell_is_no_disagreement() -> None:
     cells, problems = comparable(nothing)
     assert cells.empty
     assert problems == []
+
+
+def test_nothing_may_be_left(tmp_path: Path) -> None:
+    """As where a grid is of several seeds alone."""
+    for seed in range(2):
+        write_cell(tmp_path, "m", "general", settings={"seed": seed}, id=f"id{seed}", spectrum_id=f"spectrum{seed}")
+    used, problems = comparable(collect(tmp_path).cells)
+    assert used.empty
+    assert len(problems) == 2

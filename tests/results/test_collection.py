@@ -60,6 +60,28 @@ def test_records_that_cannot_be_read_are_named_and_skipped(tmp_path: Path) -> No
     assert all("\n" not in str(problem) for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("change_of", "reason"),
+    [
+        ({"tokens": 10**30}, "has a number of tokens or bytes of 1000"),
+        ({"tokens": -5}, "has a number of tokens or bytes of -5"),
+        ({"tokens_per_dim": 1e-300}, "has a number of tokens or bytes of 9999"),
+        ({"tokens_per_dim": math.nan}, "cannot convert float NaN to integer"),
+        ({"peak_memory_bytes": 1e30}, "has a number of tokens or bytes of 1e+30"),
+        ({"settings": {}}, "is not a record of kvcore: it has no 'rank_budget'"),
+    ],
+)
+def test_a_record_with_impossible_values_does_not_stop_the_others(
+    tmp_path: Path, change_of: dict[str, Any], reason: str
+) -> None:
+    good, bad = write_cell(tmp_path, "a", "good"), write_cell(tmp_path, "a", "bad")
+    change(bad, **change_of)
+    cells, problems = collect(tmp_path)
+    assert list(cells["path"]) == [str(good)]
+    assert [problem.path for problem in problems] == [str(bad)]
+    assert problems[0].reason.startswith(reason)
+
+
 def test_records_of_one_id_that_differ_are_both_named_and_neither_is_used(tmp_path: Path) -> None:
     write_cell(tmp_path, "a", "general")
     first = write_cell(tmp_path, "a", "medical")

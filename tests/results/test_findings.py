@@ -117,6 +117,7 @@ def test_cost_grows_with_ner_or_not() -> None:
     ner = one["ner_key"] + one["ner_value"]
     expected = stats.spearmanr(ner, one["grid_mean_nd_ppl"])
     assert finding.statistics["both_spearman"] == pytest.approx(expected.statistic)
+    assert "(one-sided p = " in finding.statement
     both_sides = 2 * min(finding.statistics["both_p"], 1 - finding.statistics["both_p"])
     assert both_sides == pytest.approx(expected.pvalue, abs=0.05)
     assert found(grid(0.01, -0.02))["cost"].supported is None

@@ -80,3 +80,14 @@ def test_means_over_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     draw_grid(collect(tmp_path).cells, tmp_path)
     texts = {name: [text.get_text() for text in figure.axes[0].texts] for name, figure in drawn.items()}
     assert texts == {"perplexity_heatmap-m": ["20.0", "20.0"], "score_heatmap-m": ["7.50\nn=6", "4.00\nn=4"]}
+
+
+def test_odd_names_stay_in_the_folder_of_figures(tmp_path: Path) -> None:
+    for number in range(2):
+        path = write_cell(tmp_path, "m", f"d{number}", tables={"layers": layers(1).drop(columns="label")})
+        path.write_text(path.read_text().replace('"name": "m"', '"name": "../../../m|x"'))
+    pd.DataFrame({"foreign": [1]}).to_parquet(path.with_name("perplexity.parquet"))
+    written, problems = draw_grid(collect(tmp_path).cells, tmp_path / "a" / "figures")
+    assert {path.name for path in written if path.suffix == ".png"} == {"layerwise_ner-.._.._.._m_x-datasets.png"}
+    assert {path.parent for path in written} == {tmp_path / "a" / "figures"}
+    assert "has no column key_ratio" in problems[-1].reason or "cannot be read" in problems[-1].reason

@@ -28,7 +28,7 @@ def test_cells_without_a_record_are_among_them_with_the_reason(tmp_path: Path) -
     by_data = table.set_index("dataset")
     assert by_data.loc["delta", "reason"] == "no <b>room</b>"
     assert by_data.loc["beta", "reason"] == "failed gates: tail_energy"
-    assert by_data.loc["alpha", "folder"] == "../runs/small/alpha-english/a1gridNone"
+    assert by_data.loc["alpha", "folder"] == "../runs/small/alpha-english/a1"
     assert by_data.loc["alpha", "grid"] == "try"
 
 
@@ -97,3 +97,30 @@ def test_a_page_of_nothing_and_a_folder_that_cannot_be_written_to(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="cannot be written to"):
         write_report(no_cells(), tmp_path / "file" / "index.html")
+
+
+def test_costs_are_of_a_spectrum_once_and_of_its_own_data(tmp_path: Path) -> None:
+    """A second judge, or other data to evaluate on, adds no point to the line through costs and NER."""
+    judged = {"grid_mean_score": 2.625, "grid_mean_score_interval": [2.0, 3.0]}
+    for index, ner in enumerate([0.2, 0.3, 0.4]):
+        one = {"spectrum_id": f"spectrum-{index}"}
+        write_finished(tmp_path, "small", f"d{index}", "english", f"a{index}", ner, **one)
+        write_finished(tmp_path, "small", f"d{index}", "english", f"b{index}", ner, judged=judged, **one)
+        write_finished(tmp_path, "small", f"d{index}", "english", f"c{index}", ner, evaluated_on="other", **one)
+    points = cost_points(collect(tmp_path).cells)
+    assert list(points["id"]) == ["b0", "b1", "b2"] * 2
+    assert set(fitted_lines(points)["cells"]) == {3}
+
+
+def test_figures_show_the_cells_that_compare(tmp_path: Path) -> None:
+    for index in range(3):
+        write_finished(tmp_path, "small", f"d{index}", "english", f"a{index}", 0.2)
+    cells = collect(tmp_path).cells
+    page = write_report(cells, tmp_path / "report" / "index.html", used=cells.iloc[:0]).path.read_text("utf-8")
+    assert "no trusted cell has a rank budget that is a grid" in page
+
+
+def test_a_table_without_its_columns_is_a_reason(tmp_path: Path) -> None:
+    path = write_finished(tmp_path, "small", "alpha", "english", "a1", 0.3)
+    pd.DataFrame({"foreign": [1]}).to_parquet(path.with_name("perplexity.parquet"))
+    assert "it has no column strategy, budget" in views(collect(tmp_path).cells).reasons["budgets"]

@@ -17,7 +17,9 @@ _SHOWN = ["id", "model", "dataset", "language", "ratios", "converged", "ner_key"
 
 
 def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean costs over the grid beside NER, one row for each trusted cell with a grid and each cost.
+    """Return the mean costs over the grid beside NER, one row for each trusted spectrum, grid and cost.
+
+    A cell that was evaluated on other data than its own says nothing of what its NER predicts.
 
     Args:
         cells: From `kvcore.results.collection.collect`.
@@ -26,10 +28,13 @@ def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
         Columns: id, model, dataset, language, ratios (of the grid), converged, ner_key, ner_value, cost (`nd_ppl` or
         `gpt_score`), and `measured` with the ends `low` and `high` of its 95 % interval over examples.
     """
-    parts = []
+    parts, own = [], trusted(cells)
+    for split, name in (("evaluated_on", "dataset"), ("evaluated_language", "language")):
+        own = own[own[split] == own[name]]
     for cost, name in COSTS.items():
         names = {name: "measured", f"{name}_low": "low", f"{name}_high": "high"}
-        grids = trusted(cells).dropna(subset=["ratios", name])
+        grids = own.dropna(subset=["ratios", name]).sort_values("judged", ascending=False, kind="stable")
+        grids = grids.drop_duplicates(["model", "spectrum_id", "ratios"]).sort_index()
         parts.append(grids[[*_SHOWN, *names]].rename(columns=names).assign(cost=cost))
     return pd.concat(parts, ignore_index=True)
 

@@ -43,6 +43,7 @@ def write_report(
     cells: pd.DataFrame,
     path: Path,
     *,
+    used: pd.DataFrame | None = None,
     states: pd.DataFrame | None = None,
     findings: Iterable[Finding] = (),
     findings_left_out: str = "",
@@ -56,6 +57,8 @@ def write_report(
     Args:
         cells: From `kvcore.results.collection.collect`, or `no_cells()`.
         path: Where to write the page, such as `outputs/report/index.html`.
+        used: From `kvcore.results.agreement.comparable`: the cells that costs, fits, budgets and transfers are drawn
+            from; without it, all.
         states: From `kvcore.grid.states.states`; without it, only finished cells are known.
         findings: From `kvcore.results.findings.findings`.
         findings_left_out: Which spectra they do not rest on, from `kvcore.results.findings.left_out`.
@@ -70,7 +73,7 @@ def write_report(
     """
     states = pd.DataFrame(columns=content.STATE_COLUMNS, dtype=object) if states is None else states
     published = pd.DataFrame(columns=_PUBLISHED_COLUMNS) if published is None else published
-    shown = content.views(cells)
+    shown = content.views(cells if used is None else used)
     with writing_to(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
         table = content.all_cells(cells, states, path.parent)
