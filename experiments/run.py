@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from kvcore.command_line import FAILED, clear_errors, lost_jobs_told, quiet_libraries
+from kvcore.command_line import FAILED, clear_errors, insist_on_interrupts, lost_jobs_told, quiet_libraries
 from kvcore.composition import (
     admit_unknown_settings,
     grid_from,
@@ -74,6 +74,7 @@ def run_grid(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     given = sys.argv[1:]
     with clear_errors():
+        insist_on_interrupts()
         if sweeps(given, CONFIGURATION):
             run_grid(given)
         else:

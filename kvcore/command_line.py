@@ -1,6 +1,7 @@
 """How a command ends: its exit code, and one clear line for a user's mistake instead of a traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
+_SECONDS_BETWEEN_INTERRUPTS = 1.0
 
 
 @contextmanager
@@ -52,7 +54,22 @@ def clear_errors() -> Iterator[None]:
             raise
         _exit(USER_ERROR, fault)
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it has arrived, see `insist_on_interrupts`
         _exit(INTERRUPTED, "interrupted; run the same command again to complete the cell")
+
+
+def insist_on_interrupts() -> None:
+    """Make Ctrl-C end the program though a library swallows the first KeyboardInterrupt: another follows every second.
+
+    It may come while C code or a finaliser runs, which drop what is raised in them.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_INTERRUPTS)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
 
 
 @contextmanager

@@ -140,7 +140,8 @@ def test_curves_are_over_layers_and_over_tokens(tmp_path: Path) -> None:
 
 def test_the_record_and_all_numbers_are_an_artifact_and_texts_are_not(tmp_path: Path) -> None:
     cell = finished_cell(tmp_path)
-    spectrum = tmp_path / "spectra" / "def" / "spectrum.json"
+    spectrum_id = json.loads((cell / "record.json").read_text())["spectrum_id"]
+    spectrum = tmp_path / "spectra" / spectrum_id / "spectrum.json"
     spectrum.parent.mkdir(parents=True)
     spectrum.write_text("{}")
     mirrored([cell], tmp_path)

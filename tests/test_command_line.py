@@ -1,0 +1,30 @@
+"""How commands end."""
+
+import signal
+import subprocess
+import sys
+
+SWALLOWING = """
+import time
+from kvcore.command_line import clear_errors, insist_on_interrupts
+with clear_errors():
+    insist_on_interrupts()
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass  # as C code and finalisers do with what is raised in them
+    time.sleep(60)
+"""
+
+
+def test_an_interrupt_that_a_library_swallows_still_ends_the_program() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert stderr == "interrupted; run the same command again to complete the cell\n"
