@@ -116,12 +116,14 @@ class DrawTransfers(Callback):
         from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
-        with clear_errors():
-            outputs = Path(str(config.output_root)).expanduser()
+        outputs = Path(str(config.output_root)).expanduser()
+        try:
             cells = collected_cells(outputs)
             print_transfers(Console(), transfers(cells))
             for path in draw_transfers(cells, outputs / "transfer"):
                 print(path)  # noqa: T201 - what the command was run for
+        except UserError as error:  # such as: no cell is finished; how the grid ended is still to be said
+            print(error, file=sys.stderr)  # noqa: T201
 
 
 def _exit(code: int, message: str) -> None:
