@@ -10,7 +10,7 @@ from scipy import stats
 
 from kvcore.results import correlation
 from kvcore.results.collection import collect
-from kvcore.results.correlation import COSTS, PREDICTORS, correlate, draw_correlations, write_correlations
+from kvcore.results.correlation import COSTS, PREDICTORS, _kendall, correlate, draw_correlations, write_correlations
 from kvcore.schema import UserError
 
 
@@ -132,3 +132,14 @@ def test_tables_and_figures_are_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(pd.read_csv(paths[0])) == len(found)
     assert set(COSTS) >= {"nd_ppl"}
+
+
+def test_kendalls_tau_is_scipys_with_ties_and_unknown_values() -> None:
+    draws = np.random.default_rng(0)
+    x, y = draws.integers(0, 4, (50, 9)).astype(float), draws.normal(size=(50, 9))
+    y[3, 2], y[4, 5], x[5] = np.nan, np.inf, 1.0
+    expected = [stats.kendalltau(one, other).statistic for one, other in zip(x, y, strict=True)]
+    np.testing.assert_allclose(_kendall(x, y), expected, atol=1e-14)
+    assert np.isnan(expected[3])
+    assert np.isnan(expected[5])
+    assert not np.isnan(expected[4])
