@@ -59,10 +59,13 @@ def clear_errors() -> Iterator[None]:
 
 
 def insist_on_interrupts() -> None:
-    """Make Ctrl-C end the program though a library swallows the first KeyboardInterrupt: another follows every second.
+    """Make Ctrl-C end the program though the first KeyboardInterrupt gets lost: another follows every second.
 
-    It may come while C code or a finaliser runs, which drop what is raised in them.
+    It was seen to get lost: it may come while a finaliser or C code runs, which drop what is raised in them. Where
+    SIGINT is ignored, as of what a shell starts in the background, it stays ignored.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
 
     def interrupt(*_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_INTERRUPTS)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 
 SWALLOWING = """
 import time
@@ -20,7 +21,11 @@ with clear_errors():
 
 def test_an_interrupt_that_a_library_swallows_still_ends_the_program() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SWALLOWING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SWALLOWING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # test runners may ignore it
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,10 @@ def long_running(overrides: list[str], tmp_path: Path) -> list[str]:
 
 
 def start_and_wait_for_settings(overrides: list[str], tmp_path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([*RUN, *overrides], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # Test runners and shells ignore Ctrl-C for what they start in the background, and what that starts inherits it.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [*RUN, *overrides]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("settings.yaml")) and time.monotonic() < deadline:
         time.sleep(0.1)
