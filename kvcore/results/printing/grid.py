@@ -43,8 +43,7 @@ def print_ner_table(console: Console, fields: pd.DataFrame) -> None:
         table.add_column("\n".join(column), justify="right", min_width=len(column[0]))
     for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
         table.add_row(*labels, *values)
-    wanted = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
-    console.print(table, width=wanted, crop=False)  # wider than the terminal rather than without some models
+    _print_whole(console, table)
     for note in notes(fields):
         console.print(note, highlight=False)
 
@@ -73,6 +72,12 @@ def print_findings(console: Console, found: Iterable[Finding], left_out: str) ->
         console.print(left_out, highlight=False)
 
 
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table wider than the terminal rather than without some of its columns, or of its names."""
+    table.width = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+    console.print(table, crop=False)
+
+
 def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
     """Print what rank budgets cost, see `kvcore.results.comparison.compare_budgets`."""
     for (model, dataset, language, on, on_language), group in comparison.groupby(
@@ -88,7 +93,7 @@ def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
             kept = [f"{row[name]:.2f}" for name in ("kept_keys", "kept_values")]
             costs = [f"{row[n]:.3f} ({row[f'{n}_low']:.3f}, {row[f'{n}_high']:.3f})" for n in ("delta_nll", "share")]
             table.add_row(f"{row['budget']:g}", str(row["strategy"]), *kept, *costs)
-        console.print(table)
+        _print_whole(console, table)
 
 
 def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
@@ -106,7 +111,7 @@ def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
             costs = ["-" if math.isnan(cost) else f"{cost:.4f}" for cost in row]
             costs[place] = escape(f"[{costs[place]}]")
             table.add_row(str(basis), *costs)
-        console.print(table)
+        _print_whole(console, table)
 
 
 _METRICS = {
