@@ -26,12 +26,9 @@ def main() -> None:
     with clear_errors():
         from kvcore.cell import RECORD_NAME
         from kvcore.grid.states import states
-        from kvcore.results.agreement import comparable
-        from kvcore.results.collection import Collected, Problem, collect
-        from kvcore.results.findings import findings, left_out
-        from kvcore.results.publication import REPORT_FOLDER
-        from kvcore.results.published import against_published
-        from kvcore.results.report import no_cells, write_report
+        from kvcore.results.collection import Collected, Problem, collect, no_cells
+        from kvcore.results.publication import REPORT_FOLDER, make_publication
+        from kvcore.results.report import write_report
 
         outputs = arguments.outputs
         if arguments.detailed_cells < 0:
@@ -39,17 +36,12 @@ def main() -> None:
         unreadable: list[Problem] = []
         known = states(outputs, unreadable=unreadable.append)
         finished = any((outputs / "runs").glob(f"*/*/*/{RECORD_NAME}"))
-        cells, problems = collect(outputs) if finished or known.empty else Collected(no_cells(), [])
-        used, disagreements = comparable(cells) if len(cells) else (cells, [])
+        publication = make_publication(collect(outputs) if finished or known.empty else Collected(no_cells(), []))
         written = write_report(
-            cells,
+            publication,
             outputs / REPORT_FOLDER / "index.html",
-            used=used,
             states=known,
-            findings=findings(used),
-            findings_left_out=left_out(used),
-            published=against_published(used),
-            problems=[*problems, *disagreements, *unreadable],
+            unreadable=unreadable,
             detailed_cells=arguments.detailed_cells,
         )
         if written.left_out:

@@ -1,6 +1,7 @@
-"""Real packaged models, a tiny Llama with a byte tokenizer, and settings that run it."""
+"""Real packaged models, a tiny Llama with a byte tokenizer, settings that run it, and a Slurm."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from slurm_cluster import Cluster, require_slurm, slurm_cluster
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -150,3 +152,20 @@ def packaged(request: pytest.FixtureRequest) -> Packaged:
     """Each of the two packaged models, real weights and tokenizer."""
     weights = packaged_weights(request.param)
     return request.param, load_model(weights, dtype="float32", device="cpu", attention="sdpa"), load_tokenizer(weights)
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    require_slurm()
+    with slurm_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(slurm: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
+    """Return a Slurm that commands of this test find, in a folder of their own."""
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return slurm

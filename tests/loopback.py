@@ -1,15 +1,16 @@
 """Servers on loopback that answer as the Hugging Face hub and GitHub do, for the real clients."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from listening import listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -99,13 +100,5 @@ def serving(repositories: Repositories) -> Iterator[str]:
             siblings = [{"rfilename": file, "blobId": oid, "size": size} for file, (oid, size) in files.items()]
             return json.dumps({"id": name.split("/", 1)[1], "sha": COMMIT, "siblings": siblings}).encode()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Handler) as address:
+        yield address

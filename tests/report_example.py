@@ -11,6 +11,7 @@ from results_example import cost_tables, write_cell
 from kvcore.evaluation.gates import Gate
 from kvcore.results.collection import Problem, collect
 from kvcore.results.findings import Finding
+from kvcore.results.publication import make_publication
 from kvcore.results.report import WrittenReport, write_report
 
 HOSTILE_DATASET = "<img src=x onerror=alert(1)>"
@@ -105,6 +106,6 @@ def write_example(root: Path, **changes: Any) -> WrittenReport:
          "measured": [0.3, 0.3 + 1 / 3], "published": [0.31, 0.6], "difference": [-0.01, 0.3 + 1 / 3 - 0.6],
          "converged": [True, True]}
     )  # fmt: skip
-    given = {"states": states, "findings": FINDINGS, "published": published} | changes
-    problems = [Problem("runs/odd/record.json", "is not complete JSON")]
-    return write_report(collect(root).cells, root / "report" / "index.html", problems=problems, **given)
+    publication = make_publication(collect(root))._replace(findings=FINDINGS, published=published)
+    unreadable = [Problem("runs/odd/record.json", "is not complete JSON")]
+    return write_report(publication, root / "report" / "index.html", states=states, unreadable=unreadable, **changes)

@@ -83,12 +83,17 @@ def collect(output_root: Path) -> Collected:
             rows.append(_row(json.loads(path.read_text(encoding="utf-8"))) | {"path": str(path)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problems.append(Problem(str(path), _reason(error)))
-    cells = pd.DataFrame(rows, columns=CELL_COLUMNS).astype(_TYPES)
+    cells = _typed(rows)
     for cleared in (_without_contradictions, _without_foreign_spectra):
         cells, found = cleared(cells)
         problems += found
     cells = cells.sort_values(["model", "dataset", "language", "id"], ignore_index=True)
     return Collected(cells, sorted(problems, key=lambda problem: problem.path))
+
+
+def no_cells() -> pd.DataFrame:
+    """Return what `collect` would of a folder without a record, were that not an error."""
+    return _typed([])
 
 
 def trusted(cells: pd.DataFrame) -> pd.DataFrame:
@@ -117,6 +122,10 @@ def cell_table(record: str, name: str, *columns: str) -> pd.DataFrame:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}); remove its folder to run that cell anew"
         ) from error
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=CELL_COLUMNS).astype(_TYPES)
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TEXTS, tiny_cell, tiny_overrides
-from slurm_cluster import Cluster, require_slurm, slurm_cluster
+from slurm_cluster import Cluster
 
 from kvcore.pipeline import run_cell
 
@@ -19,22 +18,6 @@ REFUSED = (
     "sbatch: error: invalid partition specified: nowhere\n"
     "sbatch: error: Batch job submission failed: Invalid partition name specified\n"
 )
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Cluster]:
-    require_slurm()
-    with slurm_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(started: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
-    for name, value in started.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    return started
 
 
 @pytest.fixture

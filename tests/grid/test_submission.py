@@ -3,7 +3,6 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,6 @@ from kvcore.schema import SettingsError, SlurmSettings, UserError, parse_cluster
 
 SMALL = SlurmSettings(cpus_per_task=1, mem_gb=1, timeout_min=30)
 NOTE_NUMBER = ["sh", "-c", 'echo "$1" >> "$0"; test "$1" != cell=2']
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Cluster]:
-    require_slurm()
-    with slurm_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(started: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
-    for name, value in started.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    return started
 
 
 def test_an_array_whose_failures_stop_nobody(cluster: Cluster, tmp_path: Path) -> None:

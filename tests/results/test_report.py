@@ -10,8 +10,9 @@ import pytest
 from report_example import write_example, write_finished, write_grid
 from scipy import stats
 
-from kvcore.results.collection import collect
-from kvcore.results.report import no_cells, write_report
+from kvcore.results.collection import Collected, collect, no_cells
+from kvcore.results.publication import make_publication
+from kvcore.results.report import write_report
 from kvcore.results.report.content import STATES, all_cells, columns_of, views
 from kvcore.results.report.costs import cost_points, fitted_lines
 from kvcore.schema import SettingError
@@ -92,11 +93,12 @@ def test_above_a_limit_cells_have_no_tables_of_their_own(tmp_path: Path) -> None
 
 
 def test_a_page_of_nothing_and_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
-    written = write_report(no_cells(), tmp_path / "report" / "index.html")
+    nothing = make_publication(Collected(no_cells(), []))
+    written = write_report(nothing, tmp_path / "report" / "index.html")
     assert written.cells == 0
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="cannot be written to"):
-        write_report(no_cells(), tmp_path / "file" / "index.html")
+        write_report(nothing, tmp_path / "file" / "index.html")
 
 
 def test_costs_are_of_a_spectrum_once_and_of_its_own_data(tmp_path: Path) -> None:
@@ -115,8 +117,9 @@ def test_costs_are_of_a_spectrum_once_and_of_its_own_data(tmp_path: Path) -> Non
 def test_figures_show_the_cells_that_compare(tmp_path: Path) -> None:
     for index in range(3):
         write_finished(tmp_path, "small", f"d{index}", "english", f"a{index}", 0.2)
-    cells = collect(tmp_path).cells
-    page = write_report(cells, tmp_path / "report" / "index.html", used=cells.iloc[:0]).path.read_text("utf-8")
+    publication = make_publication(collect(tmp_path))
+    none_used = publication._replace(used=publication.cells.iloc[:0])
+    page = write_report(none_used, tmp_path / "report" / "index.html").path.read_text("utf-8")
     assert "no trusted cell has a rank budget that is a grid" in page
 
 

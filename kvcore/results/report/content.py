@@ -34,11 +34,6 @@ class Views(NamedTuple):
     reasons: dict[str, str]
 
 
-def no_cells() -> pd.DataFrame:
-    """Return what `kvcore.results.collection.collect` would of no cells."""
-    return pd.DataFrame(columns=CELL_COLUMNS).astype({"converged": "bool"})
-
-
 def all_cells(cells: pd.DataFrame, states: pd.DataFrame, page_folder: Path) -> pd.DataFrame:
     """Return one row for every cell of the grid, those without a record included.
 

@@ -15,14 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from kvcore.cell import write_atomically, writing_to
 from kvcore.results.collection import Problem
-from kvcore.results.findings import Finding
+from kvcore.results.publication import Publication
 from kvcore.results.record import finite
 from kvcore.results.report import content
 from kvcore.results.report.definitions import DEFINITIONS
 
 DETAILED_CELLS = 300
 _SCRIPTS = ["data.js", "figures.js", "tables.js", "across.js", "cells.js", "page.js"]
-_PUBLISHED_COLUMNS = ["dataset", "language", "model", "kind", "measured", "published", "difference", "converged"]
 
 
 class WrittenReport(NamedTuple):
@@ -40,30 +39,21 @@ class WrittenReport(NamedTuple):
 
 
 def write_report(
-    cells: pd.DataFrame,
+    publication: Publication,
     path: Path,
     *,
-    used: pd.DataFrame | None = None,
     states: pd.DataFrame | None = None,
-    findings: Iterable[Finding] = (),
-    findings_left_out: str = "",
-    published: pd.DataFrame | None = None,
-    problems: Iterable[Problem] = (),
+    unreadable: Iterable[Problem] = (),
     title: str = "Key/value cache compressibility",
     detailed_cells: int = DETAILED_CELLS,
 ) -> WrittenReport:
     """Write one self-contained page that opens from disk without network.
 
     Args:
-        cells: From `kvcore.results.collection.collect`, or `no_cells()`.
+        publication: What is shown.
         path: Where to write the page, such as `outputs/report/index.html`.
-        used: From `kvcore.results.agreement.comparable`: the cells that costs, fits, budgets and transfers are drawn
-            from; without it, all.
         states: From `kvcore.grid.states.states`; without it, only finished cells are known.
-        findings: From `kvcore.results.findings.findings`.
-        findings_left_out: Which spectra they do not rest on, from `kvcore.results.findings.left_out`.
-        published: From `kvcore.results.published.against_published`.
-        problems: What could not be collected.
+        unreadable: What `states` could not read.
         title: The page's title.
         detailed_cells: How many finished cells have a page with tables and figures of their own, about 30 KB each, and
             lines in the figures over layers. The numbers of all are in the table of cells.
@@ -72,8 +62,8 @@ def write_report(
         SettingError: The page cannot be written.
     """
     states = pd.DataFrame(columns=content.STATE_COLUMNS, dtype=object) if states is None else states
-    published = pd.DataFrame(columns=_PUBLISHED_COLUMNS) if published is None else published
-    shown = content.views(cells if used is None else used)
+    cells, published = publication.cells, publication.published
+    shown = content.views(publication.used)
     with writing_to(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
         table = content.all_cells(cells, states, path.parent)
@@ -87,10 +77,10 @@ def write_report(
             missing=table[table["state"] != "done"].to_dict("records"),
             matrix=_matrix(table),
             models=sorted(table["model"].unique()),
-            findings=list(findings),
-            findings_left_out=findings_left_out,
+            findings=publication.findings,
+            findings_left_out=publication.left_out,
             published=published.to_dict("records"),
-            problems=list(problems),
+            problems=[*publication.problems, *unreadable],
             left_out=left_out,
             detailed_cells=detailed_cells,
             definitions=DEFINITIONS,
