@@ -188,7 +188,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in FORMATS]
     figure.draw_without_rendering()  # which lays it out, once for all formats
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # a placeholder would have savefig draw everything twice
     for path in paths:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=200, format=path.suffix[1:])
