@@ -32,7 +32,10 @@ def main(config: DictConfig) -> None:
     """Check the settings, run the cell and print the path of its record as the last line."""
     with clear_errors():
         launch = launch_from(config)
-        settings = None if launch.frozen else settings_from(config)
+        settings = None
+        if not launch.frozen:
+            launch.require_no_grid()
+            settings = settings_from(config)
         quiet_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
         from kvcore.grid.running import model_loader, processes, run_frozen_cell
@@ -58,7 +61,9 @@ def run_grid(arguments: Sequence[str]) -> None:
     from kvcore.grid.running import processes
     from kvcore.grid.states import states_of
 
-    grid = launched(freeze(grid_from(arguments, CONFIGURATION)), launch_of(arguments, CONFIGURATION).rerun)
+    with Console(stderr=True).status("composing the cells of the grid"):  # a seventh of a second each
+        cells = grid_from(arguments, CONFIGURATION)
+    grid = launched(freeze(cells), launch_of(arguments, CONFIGURATION).rerun)
     if grid.to_run:
         sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
         with lost_jobs_told():

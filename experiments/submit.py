@@ -7,6 +7,8 @@ conf/hydra/launcher/slurm.yaml). experiments/status.py says how far it is, exper
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from kvcore.command_line import clear_errors
 from kvcore.composition import grid_from, job_of, launch_of, slurm_from
 
@@ -24,7 +26,8 @@ def main() -> None:
         arguments.insert(0, "hydra/launcher=slurm")
     with clear_errors():
         slurm, launch = slurm_from(arguments, CONFIGURATION), launch_of(arguments, CONFIGURATION)
-        cells = grid_from(arguments, CONFIGURATION)
+        with Console(stderr=True).status("composing the cells of the grid"):
+            cells = grid_from(arguments, CONFIGURATION)
         from kvcore.grid.frozen import freeze
         from kvcore.grid.launching import launched
         from kvcore.grid.states import forget_failure

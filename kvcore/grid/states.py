@@ -73,7 +73,8 @@ def state_in(folder: Path) -> CellState:
     """Return how far the cell in a folder is."""
     where = str(folder)
     if (folder / RECORD_NAME).is_file():
-        return CellState("done", folder=where)
+        damage = _damage(folder / RECORD_NAME)
+        return CellState("failed", damage, where) if damage else CellState("done", folder=where)
     if is_locked(lock_path(folder.parents[3], folder)):
         return CellState("running", folder=where)
     if (folder / FAILURE_NAME).is_file():
@@ -146,6 +147,15 @@ def _settings_in(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no record, or none that can be read
     return dict(yaml.load((folder / SETTINGS_NAME).read_text(encoding="utf-8"), _SafeLoader))  # noqa: S506
+
+
+def _damage(record: Path) -> str:
+    """Say what is wrong with a record that is there; empty where nothing is."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"its {RECORD_NAME} cannot be read ({first_line(error)}); remove its folder to run that cell anew"
+    return "" if isinstance(found, dict) else f"its {RECORD_NAME} is no record; remove its folder to run that cell anew"
 
 
 def _reason(failure: Path) -> str:

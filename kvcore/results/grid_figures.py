@@ -46,10 +46,15 @@ def draw_grid(cells: pd.DataFrame, folder: Path) -> tuple[list[Path], list[Probl
         for name, figure in [*_layerwise(cells, problems), *_over_ratios(cells, problems), *_against_ner(cells)]
         for path in figures.save_figure(figure, folder, re.sub(r"[^\w.-]+", "_", name))
     ]
-    for ending in figures.FORMATS:
-        for path in set(folder.glob(f"*.{ending}")) - set(written):
-            path.unlink()
+    clear_figures(folder, but=written)
     return written, problems
+
+
+def clear_figures(folder: Path, *, but: Sequence[Path] = ()) -> None:
+    """Remove figures of an earlier call, which may be of other cells."""
+    for ending in figures.FORMATS:
+        for path in set(folder.glob(f"*.{ending}")) - set(but):
+            path.unlink()
 
 
 def layerwise_ner(layers: pd.DataFrame, title: str) -> Figure:

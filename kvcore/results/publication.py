@@ -12,7 +12,7 @@ from kvcore.cell import replacing, write_atomically, writing_to
 from kvcore.results.agreement import comparable
 from kvcore.results.collection import Collected, Problem
 from kvcore.results.findings import Finding, findings, left_out
-from kvcore.results.grid_figures import draw_grid
+from kvcore.results.grid_figures import clear_figures, draw_grid
 from kvcore.results.ner_table import as_csv, as_latex, as_markdown, ner_fields
 from kvcore.results.published import against_published
 from kvcore.results.record import UNTRUSTED, finite
@@ -71,7 +71,7 @@ def write_publication(
     Args:
         publication: From `make_publication`.
         output_root: What was collected.
-        with_figures: Whether to draw, which takes half a second a figure.
+        with_figures: Whether to draw, which takes half a second a figure; else those of an earlier call are removed.
 
     Returns:
         What was written, and the tables of cells that are missing in figures.
@@ -99,5 +99,7 @@ def write_publication(
             (folder / name).unlink(missing_ok=True)  # of an earlier call, with cells that are not used any more
         for name, text in texts.items():
             write_atomically(folder / name, text)
+        if not with_figures:
+            clear_figures(folder / "figures")
         figures, problems = draw_grid(publication.used, folder / "figures") if with_figures else ([], [])
     return [folder / "cells.parquet", *(folder / name for name in texts), *figures], problems

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kvcore.schema.errors import SettingError
 from kvcore.schema.fields import Group
 
 Choices = str | Annotated[tuple[str, ...], Field(strict=False)]
@@ -38,3 +39,14 @@ class LaunchSettings(Group):
     fail_fast: bool = False
     frozen: str | None = None
     cell: Annotated[int, Field(ge=0)] | None = None
+
+    def require_no_grid(self) -> None:
+        """Refuse what only a grid has.
+
+        Raises:
+            SettingError: One cell is run, and something of it is asked that only a grid can do.
+        """
+        if self.cell is not None:
+            raise SettingError("cell", self.cell, "goes with frozen=FILE, and names one of its cells, counted from 0")
+        if self.rerun != "missing":
+            raise SettingError("rerun", self.rerun, "only for a grid: with -m, or an experiment that sweeps")

@@ -47,6 +47,8 @@ def test_everything_is_printed_and_written(tmp_path: Path) -> None:
     assert len(pd.read_parquet(report / "cells.parquet")) == len(pd.read_csv(report / "cells.csv")) == 7
     assert len(json.loads((report / "findings.json").read_text())["findings"]) == 5
     assert list(pd.read_csv(report / "table.csv")["m K"])[:2] == pytest.approx([0.34, 0.3])
+    assert call("figures=false", cwd=tmp_path).returncode == 0
+    assert not list((report / "figures").iterdir())  # they might not be of the cells in the tables
 
 
 def test_what_is_wrong_is_said_and_the_rest_is_written(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
         (["model=smollm"], ["model = 'smollm': there is no such option; did you mean smollm2_135m?"]),
         (["dataset.max_exmples=3"], ["dataset.max_exmples is no setting: did you mean dataset.max_examples"]),
         (["+dataset.shuffle=true"], ["dataset.shuffle is no setting"]),
+        (["rerun=failed"], ["rerun = 'failed': only for a grid: with -m, or an experiment that sweeps"]),
+        (["cell=3"], ["cell = 3: goes with frozen=FILE, and names one of its cells, counted from 0"]),
         (["model=null"], ["every group needs one of its options"]),
         (["rank_budget.key_ratios=0.5"], ["rank_budget.key_ratios = 0.5: input should be a list, such as [1.0, 0.5]"]),
         (["modle=gemma3_270m"], ["modle is no setting: did you mean model"]),

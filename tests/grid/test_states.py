@@ -50,6 +50,15 @@ def test_every_state(grid: FrozenGrid) -> None:
     assert state_of(root, grid.cells[1].key).state == "interrupted"  # now that nobody holds it
 
 
+@pytest.mark.parametrize("content", ["", '{"id": ', "[]"])
+def test_a_damaged_record_is_not_done(content: str, grid: FrozenGrid) -> None:
+    (begun(grid, 0) / "record.json").write_text(content)
+    state, reason, _ = state_of(grid.output_root, grid.cells[0].key)
+    assert state == "failed"
+    assert reason.endswith("; remove its folder to run that cell anew")
+    assert 0 in launched(grid, "missing").to_run
+
+
 def test_which_cells_a_launch_runs(grid: FrozenGrid) -> None:
     (begun(grid, 0) / "record.json").write_text("{}")
     failed = begun(grid, 2)
