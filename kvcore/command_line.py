@@ -61,8 +61,9 @@ def clear_errors() -> Iterator[None]:
 def insist_on_interrupts() -> None:
     """Make Ctrl-C end the program though the first KeyboardInterrupt gets lost: another follows every second.
 
-    It was seen to get lost: it may come while a finaliser or C code runs, which drop what is raised in them. Where
-    SIGINT is ignored, as of what a shell starts in the background, it stays ignored.
+    It was seen to get lost: it may come while a finaliser or C code runs, which drop what is raised in them. Python
+    reports what a finaliser drops; not an interrupt any more. Where SIGINT is ignored, as of what a shell starts in the
+    background, it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
@@ -71,6 +72,13 @@ def insist_on_interrupts() -> None:
         signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_INTERRUPTS)
         raise KeyboardInterrupt
 
+    report = sys.unraisablehook
+
+    def report_others(dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            report(dropped)
+
+    sys.unraisablehook = report_others
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGALRM, interrupt)
 

@@ -5,23 +5,36 @@ import subprocess
 import sys
 from functools import partial
 
-SWALLOWING = """
-import time
-from kvcore.command_line import clear_errors, insist_on_interrupts
-with clear_errors():
-    insist_on_interrupts()
+import pytest
+
+CAUGHT = """
     try:
         print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        pass  # as C code and finalisers do with what is raised in them
-    time.sleep(60)
+        pass  # as C code does with what is raised in it
+"""
+FINALISED = """
+    class Slow:
+        def __del__(self):
+            print("ready", flush=True)
+            time.sleep(60)
+    Slow()
 """
 
 
-def test_an_interrupt_that_a_library_swallows_still_ends_the_program() -> None:
+@pytest.mark.parametrize("swallowing", [CAUGHT, FINALISED])
+def test_an_interrupt_that_a_library_swallows_still_ends_the_program(swallowing: str) -> None:
+    program = f"""
+import time
+from kvcore.command_line import clear_errors, insist_on_interrupts
+with clear_errors():
+    insist_on_interrupts()
+{swallowing}
+    time.sleep(60)
+"""
     process = subprocess.Popen(
-        [sys.executable, "-c", SWALLOWING],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
