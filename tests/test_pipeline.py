@@ -49,6 +49,7 @@ def test_a_cell_leaves_what_was_promised(
         "perplexity.parquet", "likelihoods.parquet", "record.json",
         "figures/layerwise_ner.png", "figures/layerwise_ner.pdf",
         "figures/perplexity_heatmap.png", "figures/perplexity_heatmap.pdf",
+        "figures/allocation.png", "figures/allocation.pdf",
     }  # fmt: skip
     assert record["status"] == "finished"
     assert set(record["gates"]) == {"token_count", "full_rank", "tail_energy", "perplexity_moves"}

@@ -17,6 +17,7 @@ from kvcore.cell import replacing
 
 if TYPE_CHECKING:  # torch takes seconds, which figures of many cells need not wait for
     from kvcore.compression.allocation import Allocation, KvDims
+    from kvcore.model.geometry import Kind
 
 COLUMN_WIDTH = 3.5  # inches: one column of a two-column page
 FORMATS = ("png", "pdf")
@@ -150,22 +151,26 @@ def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
 def layerwise_ranks(allocations: "Sequence[Allocation]", kv_dims: "KvDims", title: str) -> Figure:
     """Draw the share of its dimensions that each layer keeps under each allocation, keys above values.
 
+    Of a grid, whose keys and values are truncated on their own, a line is a rank ratio.
+
     Args:
         allocations: What to draw.
         kv_dims: kv_dim by layer and kind.
         title: What was measured on what.
     """
     rows = [
-        {"layer": place.layer, "kind": f"{place.kind}s", "kept": rank / kv_dims[place], "budget": allocation.asked}
+        {"layer": place.layer, "kind": f"{place.kind}s", "kept": rank / kv_dims[place],
+         "budget": _asked(allocation, place.kind)}
         for allocation in allocations
         for place, rank in allocation.ranks.items()
-    ]
-    table = pd.DataFrame(rows)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).drop_duplicates()
+    labels = list(table["budget"].unique())
     with style():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.6), layout="constrained")
         figure.suptitle(title)
         upper, lower = figure.subplots(2, sharex=True, sharey=True)
-        palette = seaborn.color_palette("viridis", len(allocations))
+        palette = seaborn.color_palette("viridis", len(labels))
         for axes, kind in ((upper, "keys"), (lower, "values")):
             part = table[table["kind"] == kind]
             seaborn.lineplot(
@@ -173,6 +178,7 @@ def layerwise_ranks(allocations: "Sequence[Allocation]", kv_dims: "KvDims", titl
                 x="layer",
                 y="kept",
                 hue="budget",
+                hue_order=labels,
                 palette=palette,
                 drawstyle="steps-mid",
                 ax=axes,
@@ -181,6 +187,11 @@ def layerwise_ranks(allocations: "Sequence[Allocation]", kv_dims: "KvDims", titl
             axes.set(xlabel="layer", ylabel=f"rank / kv_dim of {kind}", ylim=(0, 1.05))
         upper.legend(title=None, fontsize=6)
     return figure
+
+
+def _asked(allocation: "Allocation", kind: "Kind") -> str:
+    ratio = allocation.key_ratio if kind == "key" else allocation.value_ratio
+    return allocation.asked if ratio is None else f"rank ratio {ratio:g}"
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

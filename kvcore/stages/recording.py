@@ -171,7 +171,7 @@ def _draw(cell: Cell, outcome: Outcome) -> list[Path]:
         drawn["perplexity_heatmap"] = figures.perplexity_heatmap(outcome.surface.points, title)
         if outcome.judged:
             drawn["score_heatmap"] = figures.score_heatmap(outcome.judged.scores, title)
-    elif len(outcome.allocations) > 1:
+    if len(outcome.allocations) > 1:
         drawn["allocation"] = figures.layerwise_ranks(outcome.allocations[1:], kv_dims(measurement.spectra), title)
     folder = cell.folder / "figures"
     return [path for name, figure in drawn.items() for path in figures.save_figure(figure, folder, name)]

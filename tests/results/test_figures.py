@@ -84,6 +84,20 @@ def test_ranks_are_drawn_as_shares_of_their_layer() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["waterfill 0.5", "waterfill 0.25"]
 
 
+def test_ranks_of_a_grid_are_a_line_for_each_ratio() -> None:
+    kv_dims = {LayerKind(layer, kind): 8 for layer in range(2) for kind in ("key", "value")}
+    allocations = [
+        Allocation("grid", "", {place: 8 * ratios[place.kind] for place in kv_dims}, ratios["key"], ratios["value"])
+        for ratios in ({"key": 1, "value": 0.5}, {"key": 0.5, "value": 1}, {"key": 0.5, "value": 0.25})
+    ]
+    keys, values = figures.layerwise_ranks(allocations, kv_dims, "model on data").axes
+    drawn = [[list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())] for axes in (keys, values)]
+    assert drawn == [[[1.0, 1.0], [0.5, 0.5]], [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]]]
+    legend = keys.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [f"rank ratio {ratio}" for ratio in ("1", "0.5", "0.25")]
+
+
 def test_costs_are_drawn_over_keys_and_values_of_each_model() -> None:
     points = pd.DataFrame(
         {
