@@ -185,7 +185,9 @@ def layerwise_ranks(allocations: "Sequence[Allocation]", kv_dims: "KvDims", titl
                 legend=axes is upper,
             )
             axes.set(xlabel="layer", ylabel=f"rank / kv_dim of {kind}", ylim=(0, 1.05))
-        upper.legend(title=None, fontsize=6)
+        handles, labels = upper.get_legend_handles_labels()
+        upper.get_legend().remove()  # where it would hide a line
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6)
     return figure
 
 

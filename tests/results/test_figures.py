@@ -76,12 +76,11 @@ def test_ranks_are_drawn_as_shares_of_their_layer() -> None:
         Allocation("waterfill", "waterfill 0.5", dict(zip(kv_dims, (2, 6, 4, 8), strict=True)), budget=0.5),
         Allocation("waterfill", "waterfill 0.25", dict(zip(kv_dims, (1, 3, 1, 3), strict=True)), budget=0.25),
     ]
-    keys, values = figures.layerwise_ranks(allocations, kv_dims, "model on data").axes
+    figure = figures.layerwise_ranks(allocations, kv_dims, "model on data")
+    keys, values = figure.axes
     assert [list(line.get_ydata()) for line in keys.lines if len(line.get_ydata())] == [[0.25, 0.5], [0.125, 0.125]]
     assert [list(line.get_ydata()) for line in values.lines if len(line.get_ydata())] == [[0.75, 1.0], [0.375, 0.375]]
-    legend = keys.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["waterfill 0.5", "waterfill 0.25"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["waterfill 0.5", "waterfill 0.25"]
 
 
 def test_ranks_of_a_grid_are_a_line_for_each_ratio() -> None:
@@ -90,12 +89,13 @@ def test_ranks_of_a_grid_are_a_line_for_each_ratio() -> None:
         Allocation("grid", "", {place: 8 * ratios[place.kind] for place in kv_dims}, ratios["key"], ratios["value"])
         for ratios in ({"key": 1, "value": 0.5}, {"key": 0.5, "value": 1}, {"key": 0.5, "value": 0.25})
     ]
-    keys, values = figures.layerwise_ranks(allocations, kv_dims, "model on data").axes
+    figure = figures.layerwise_ranks(allocations, kv_dims, "model on data")
+    keys, values = figure.axes
     drawn = [[list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())] for axes in (keys, values)]
     assert drawn == [[[1.0, 1.0], [0.5, 0.5]], [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]]]
-    legend = keys.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == [f"rank ratio {ratio}" for ratio in ("1", "0.5", "0.25")]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"rank ratio {ratio}" for ratio in ("1", "0.5", "0.25")
+    ]
 
 
 def test_costs_are_drawn_over_keys_and_values_of_each_model() -> None:
