@@ -28,7 +28,7 @@ pocket: $(INSTALLED) ## measure 2 models x 21 pocket datasets; table, findings, 
 
 test: $(INSTALLED) ## run all tests
 	@HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+		$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 bench: $(INSTALLED) ## compare the engine's speed with others and with the forward pass (about 25 minutes)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
