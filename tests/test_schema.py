@@ -108,6 +108,11 @@ def test_rules_over_several_settings() -> None:
         "rank_budget.budgets = [0.5, 0.5]: each ratio may occur once",
         "rank_budget.floor = 1.0: input should be less than 1",
     ]
+    sensitivity = {"name": "sensitivity", "budgets": [0.5], "floor": 0.0, "tokens": 512}
+    assert faults(rank_budget=sensitivity | {"ratios": [0.5, 1.0]}) == [
+        "rank_budget.ratios = [0.5, 1.0]: each must be below 1, or nothing is truncated"
+    ]
+    assert faults(rank_budget=sensitivity | {"ratios": []}) == ["rank_budget.ratios = []: at least one ratio is needed"]
     for energy in ({}, {"shares": [0.9], "budgets": [0.5]}):
         (fault,) = faults(rank_budget={"name": "energy", **energy})
         assert fault.endswith("give either shares or budgets")

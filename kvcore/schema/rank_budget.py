@@ -93,8 +93,16 @@ class SensitivityRankBudget(_Budgets):
 
     name: Literal["sensitivity"]
     floor: Floor
-    ratio: Annotated[float, Field(gt=0, lt=1)]
+    ratios: RankRatios
     tokens: PositiveInt
+
+    @field_validator("ratios")
+    @classmethod
+    def _ratios_truncate(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        _require_once("ratios", ratios)
+        if 1.0 in ratios:
+            raise SettingError("rank_budget.ratios", list(ratios), "each must be below 1, or nothing is truncated")
+        return ratios
 
 
 class FileRankBudget(Group):

@@ -18,7 +18,7 @@ from kvcore.compression.allocation import (
 from kvcore.compression.budgets.energy import energy_ranks, ranks_at_energy
 from kvcore.compression.budgets.importance import block_influence, importance_ranks
 from kvcore.compression.budgets.ranks_file import count_ranks, read_ranks
-from kvcore.compression.budgets.sensitivity import CANDIDATES, Divergence, measure_sensitivities, sensitivity_ranks
+from kvcore.compression.budgets.sensitivity import CANDIDATES, Divergence, measure_divergences, sensitivity_ranks
 from kvcore.compression.budgets.uniform import ranks_at_ratios, uniform_ranks
 from kvcore.compression.budgets.waterfill import waterfill_ranks
 from kvcore.data.batches import Advance, Batches
@@ -141,7 +141,7 @@ def _name(settings: _GlobalBudget) -> str:
 def _passes(settings: _GlobalBudget, places: int) -> int:
     """Return how many forward passes over the sample the ranks take, at most."""
     if isinstance(settings, SensitivityRankBudget):
-        return 1 + places + len(CANDIDATES) * len(settings.budgets)
+        return 1 + len(settings.ratios) * places + len(CANDIDATES) * len(settings.budgets)
     return int(isinstance(settings, ImportanceRankBudget))
 
 
@@ -159,5 +159,5 @@ def _strategy(
         influence = block_influence(inputs.model, sample, advance)
         return partial(importance_ranks, spectra, influence=influence, floor=settings.floor, alpha=settings.alpha)
     divergence = Divergence(inputs.model, inputs.geometry, spectra, sample, advance, point=point)
-    sensitivities = measure_sensitivities(divergence, spectra, settings.ratio)
-    return partial(sensitivity_ranks, spectra, sensitivities=sensitivities, divergence=divergence, floor=settings.floor)
+    measured = measure_divergences(divergence, spectra, settings.ratios)
+    return partial(sensitivity_ranks, spectra, measured=measured, divergence=divergence, floor=settings.floor)

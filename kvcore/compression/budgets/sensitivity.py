@@ -1,26 +1,31 @@
 """Sensitivity: the budget goes where truncation hurts the model's predictions most, as measured."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kvcore.compression.allocation import Ranks, rank_at_ratio, spend_within
-from kvcore.compression.budgets.waterfill import relative_energy
+from kvcore.compression.budgets.waterfill import relative_tails
 from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Advance, Batch, unobserved
 from kvcore.model.forward import hidden_states, inference, logits, positions_at_once
 from kvcore.model.geometry import Geometry, LayerKind
 from kvcore.model.taps import Point
+from kvcore.spectrum.streaming import Spectrum
 from kvcore.spectrum.tables import Spectra, kv_dims
 
-# What is tried at each budget: how much of the measured differences between layers counts (0: nothing, which is
-# waterfill), and how much more or less the keys weigh than was measured.
+# What is tried at each budget: how much of the measured losses counts (0: nothing, which is waterfill), and how much
+# more or less the keys weigh than was measured.
 SHARPNESS = (0.0, 0.5, 1.0)
 WEIGHTS_OF_KEYS = (0.4, 0.63, 1.0, 1.6, 2.5)
 CANDIDATES = tuple(product(SHARPNESS, WEIGHTS_OF_KEYS))
+
+Losses = NDArray[np.float64]
 
 
 class Divergence:
@@ -84,58 +89,91 @@ def _summed_divergence(model: PreTrainedModel, states: Tensor, changed: Tensor) 
     return total
 
 
-def measure_sensitivities(divergence: Divergence, spectra: Spectra, ratio: float) -> dict[LayerKind, float]:
-    """Truncate each layer and kind alone, and return what a unit of its relative tail energy costs in divergence.
+def measure_divergences(
+    divergence: Divergence, spectra: Spectra, ratios: Iterable[float]
+) -> dict[LayerKind, dict[int, float]]:
+    """Truncate each layer and kind alone to each rank ratio, and return the divergence by its rank.
 
     Args:
         divergence: Of the model on calibration data.
         spectra: Spectrum by layer and kind.
-        ratio: Rank ratio to truncate to, below 1.
+        ratios: Rank ratios, below 1.
     """
-    sensitivities = {}
-    for place, spectrum in spectra.items():
-        rank = rank_at_ratio(ratio, spectrum.kv_dim)
-        tail = float(relative_energy(spectrum)[rank:].sum())
-        sensitivities[place] = max(divergence.of({place: rank}), 0.0) / tail if tail else 0.0
-    return sensitivities
+    return {
+        place: {
+            rank: divergence.of({place: rank}) for rank in {rank_at_ratio(ratio, spectrum.kv_dim) for ratio in ratios}
+        }
+        for place, spectrum in spectra.items()
+    }
+
+
+def expected_losses(spectrum: Spectrum, measured: Mapping[int, float]) -> Losses:
+    """Return (kv_dim + 1,) float64: the divergence to expect at each rank from 0 to kv_dim, falling.
+
+    A small error of keys or values moves predictions by a divergence in proportion to its energy: so it is expected
+    below the smallest and above the largest rank that was measured. Between two, its logarithm is interpolated, over
+    that of the tail energy: a direction of little energy may matter much.
+
+    Args:
+        spectrum: Of the keys or values of a layer.
+        measured: Divergence by rank.
+    """
+    tails = relative_tails(spectrum).cpu().numpy()
+    ranks = [rank for rank in sorted(measured, reverse=True) if tails[rank] > 0]
+    highest = np.maximum.accumulate([max(measured[rank], 0.0) for rank in ranks])
+    known = [(rank, loss) for rank, loss in zip(ranks, highest, strict=True) if loss > 0]
+    losses = np.zeros_like(tails)
+    if not known:
+        return losses
+    at = np.log(tails[[rank for rank, _ in known]])
+    logarithms = np.log([loss for _, loss in known])
+    inside = tails > 0
+    x = np.log(tails[inside])
+    beyond = np.minimum(x - at[0], 0) + np.maximum(x - at[-1], 0)
+    losses[inside] = np.exp(np.interp(x, at, logarithms) + beyond)
+    return losses
 
 
 def sensitivity_ranks(
     spectra: Spectra,
     budget: float,
-    sensitivities: Mapping[LayerKind, float],
+    measured: Mapping[LayerKind, Mapping[int, float]],
     divergence: Divergence,
     *,
     floor: float = 0.0,
 ) -> dict[LayerKind, int]:
-    """Return the ranks of least divergence among those that waterfill gives with weighted layers.
+    """Return the ranks of least divergence among those that are best if layers add up as expected.
 
-    A small error of keys or values moves predictions by a divergence in proportion to its energy. So the divergence
-    of all layers together is taken for the sum of their relative tail energies, each times its sensitivity,
-    which waterfill minimises exactly. It holds roughly only: errors are not small, and add up in other ways from
-    layer to layer. Therefore a few exponents of the sensitivities and weights of keys against values are
-    tried, `CANDIDATES`, and the one whose ranks diverge least, measured with all layers truncated, is taken.
+    The divergence of all layers together is taken for the sum of what each is expected to cost alone, which `spend`
+    minimises where a layer gains less from rank to rank; where it does not, its losses are replaced by the largest
+    convex function below them. It holds roughly only: layers add up in other ways. Therefore some blends with their
+    relative tail energy and weights of keys against values are tried, `CANDIDATES`, and the one whose ranks diverge
+    least, measured with all layers truncated, is taken.
 
     Args:
         spectra: Spectrum by layer and kind.
         budget: Share of the full cache to spend, in (0, 1].
-        sensitivities: From `measure_sensitivities`.
+        measured: From `measure_divergences`.
         divergence: Of the model on calibration data.
         floor: Share of its kv_dim that every layer and kind gets in any case.
 
     Raises:
         SettingError: The budget is not enough for one rank, or for the floor, in each layer and kind.
     """
-    energies = {place: relative_energy(spectrum) for place, spectrum in spectra.items()}
-    positive = [value for value in sensitivities.values() if value > 0]
-    typical = math.exp(sum(map(math.log, positive)) / len(positive)) if positive else 1.0
+    losses = {place: expected_losses(spectrum, measured[place]) for place, spectrum in spectra.items()}
+    tails = {place: relative_tails(spectrum).cpu().numpy() for place, spectrum in spectra.items()}
     tried: dict[tuple[int, ...], dict[LayerKind, int]] = {}
     for sharpness, weight_of_keys in CANDIDATES:
-        weights = {
-            place: (weight_of_keys if place.kind == "key" else 1.0) * (sensitivity / typical) ** sharpness
-            for place, sensitivity in sensitivities.items()
+        gains = {
+            place: _falling_gains(losses[place] ** sharpness * tails[place] ** (1 - sharpness))
+            * (weight_of_keys if place.kind == "key" else 1.0)
+            for place in spectra
         }
-        gains = {place: (energy * weights[place]).tolist() for place, energy in energies.items()}
         ranks = spend_within(kv_dims(spectra), gains, budget, floor=floor)
         tried[tuple(ranks.values())] = ranks
     return min(tried.values(), key=divergence.of)
+
+
+def _falling_gains(losses: Losses) -> Losses:
+    """Return (kv_dim,) what each rank gains under the largest convex function below (kv_dim + 1,) losses."""
+    return np.asarray(isotonic_regression(-np.diff(losses), increasing=False).x)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from kvcore.compression.allocation import spend_within
@@ -37,3 +38,9 @@ def relative_energy(spectrum: Spectrum) -> Tensor:
     energy = spectrum.singular_values.double().square()
     total = energy.sum()
     return energy / total if total > 0 else energy
+
+
+def relative_tails(spectrum: Spectrum) -> Tensor:
+    """Return (kv_dim + 1,) float64: the share of the energy that is lost at each rank from 0 to kv_dim."""
+    energy = relative_energy(spectrum)
+    return torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])

@@ -1,8 +1,10 @@
 """Sensitivity: divergences by hand, and ranks that follow what was measured."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
@@ -10,7 +12,13 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure
-from kvcore.compression.budgets.sensitivity import CANDIDATES, Divergence, measure_sensitivities, sensitivity_ranks
+from kvcore.compression.budgets.sensitivity import (
+    CANDIDATES,
+    Divergence,
+    expected_losses,
+    measure_divergences,
+    sensitivity_ranks,
+)
 from kvcore.compression.budgets.waterfill import waterfill_ranks
 from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Batches, make_batches
@@ -55,45 +63,71 @@ def test_divergence_by_hand(
     assert divergence.of({}) == pytest.approx(0, abs=1e-6)
 
 
-def test_sensitivity_is_divergence_over_lost_energy(tiny: LlamaForCausalLM, spectra: Spectra, sample: Batches) -> None:
+def test_layers_are_measured_alone_at_each_ratio(tiny: LlamaForCausalLM, spectra: Spectra, sample: Batches) -> None:
     passes: list[int] = []
     divergence = Divergence(tiny, discover(tiny), spectra, sample, passes.append)
-    found = measure_sensitivities(divergence, spectra, 0.5)
-    assert sum(passes) == (1 + len(spectra)) * sample.token_count
+    found = measure_divergences(divergence, spectra, [0.25, 0.5])
+    assert sum(passes) == (1 + 2 * len(spectra)) * sample.token_count
     for place in (LayerKind(0, "key"), LayerKind(2, "value")):
-        sigma = spectra[place].singular_values
-        lost = tail_energy(sigma, 8) / tail_energy(sigma, 0)
-        assert found[place] == pytest.approx(divergence.of({place: 8}) / lost, rel=1e-6)
+        assert found[place] == pytest.approx({rank: divergence.of({place: rank}) for rank in (4, 8)}, rel=1e-6)
+
+
+def spectrum_of(sigma: Tensor) -> Spectrum:
+    return Spectrum(sigma, torch.eye(len(sigma), dtype=torch.float64), 100)
+
+
+def test_expected_losses_go_through_what_was_measured() -> None:
+    spectrum = spectrum_of(torch.tensor([4.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.5], dtype=torch.float64))
+    tails = [tail_energy(spectrum.singular_values, rank) for rank in range(9)]
+    losses = expected_losses(spectrum, {2: 0.4, 6: 0.01})
+    assert losses[[2, 6]].tolist() == pytest.approx([0.4, 0.01])
+    slope = math.log(0.4 / 0.01) / math.log(tails[2] / tails[6])
+    between = [0.01 * (tails[rank] / tails[6]) ** slope for rank in (3, 4, 5)]
+    assert losses[3:6].tolist() == pytest.approx(between)
+    assert losses[:2].tolist() == pytest.approx([0.4 * tails[rank] / tails[2] for rank in (0, 1)])
+    assert losses[7:].tolist() == pytest.approx([0.01 * tails[7] / tails[6], 0])
+    one = expected_losses(spectrum, {4: 0.1})
+    assert one.tolist() == pytest.approx([0.1 * tail / tails[4] for tail in tails])
+
+
+def test_expected_losses_fall_whatever_was_measured() -> None:
+    spectrum = spectrum_of(torch.tensor([2.0, 1.0, 1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
+    noisy = expected_losses(spectrum, {1: 0.1, 2: -1e-9, 3: 0.2, 5: 0.3})  # at 5 nothing is lost
+    assert noisy[[1, 2, 3]].tolist() == pytest.approx([0.2, 0.2, 0.2])
+    assert noisy[4:].tolist() == [0, 0, 0]
+    assert (np.diff(noisy) <= 0).all()
+    assert expected_losses(spectrum, {1: 0.0, 3: -1e-9}).tolist() == [0] * 7
 
 
 @dataclass
 class KnownDivergence:
-    """Stands in for a model whose layers cost what is said, and add up."""
+    """Stands in for a model whose layers cost what is said, and add up; below a rank that is needed, 1 more."""
 
     spectra: Spectra
     costs: dict[LayerKind, float]
+    needed: dict[LayerKind, int] = field(default_factory=dict)
     asked: int = 0
 
     def of(self, ranks: dict[LayerKind, int]) -> float:
         self.asked += 1
         lost = {p: tail_energy(self.spectra[p].singular_values, rank) for p, rank in ranks.items()}
-        return sum(self.costs[p] * lost[p] / tail_energy(self.spectra[p].singular_values, 0) for p in ranks)
+        missed = sum(rank < self.needed.get(p, 0) for p, rank in ranks.items())
+        return missed + sum(self.costs[p] * lost[p] / tail_energy(self.spectra[p].singular_values, 0) for p in ranks)
 
 
 @pytest.fixture
 def alike() -> Spectra:
     sigma = torch.linspace(1, 0.1, 10, dtype=torch.float64)
     places = [LayerKind(layer, kind) for layer in range(3) for kind in ("key", "value")]
-    return {place: Spectrum(sigma, torch.eye(10, dtype=torch.float64), 100) for place in places}
+    return {place: spectrum_of(sigma) for place in places}
 
 
 def test_ranks_follow_the_sensitivities(alike: Spectra) -> None:
     costs = {place: 4.0 if place.kind == "value" else 0.25 for place in alike}
     known: Any = KnownDivergence(alike, costs)
-    sensitivities = measure_sensitivities(known, alike, 0.5)
-    assert sensitivities == pytest.approx(costs)
+    measured = measure_divergences(known, alike, [0.5])
     known.asked = 0
-    found = sensitivity_ranks(alike, 0.5, sensitivities, known)
+    found = sensitivity_ranks(alike, 0.5, measured, known)
     assert known.asked <= len(CANDIDATES)
     assert sum(found.values()) == 30
     assert all(found[place] > found[LayerKind(place.layer, "key")] for place in alike if place.kind == "value")
@@ -102,14 +136,24 @@ def test_ranks_follow_the_sensitivities(alike: Spectra) -> None:
 
 def test_without_differences_it_is_waterfill(alike: Spectra) -> None:
     known: Any = KnownDivergence(alike, dict.fromkeys(alike, 1.0))
-    found = sensitivity_ranks(alike, 0.5, measure_sensitivities(known, alike, 0.5), known)
+    found = sensitivity_ranks(alike, 0.5, measure_divergences(known, alike, [0.3, 0.6]), known)
     assert known.of(found) == pytest.approx(known.of(waterfill_ranks(alike, 0.5)))
 
 
 def test_layers_that_cost_nothing_get_the_floor(alike: Spectra) -> None:
     costs = {place: 0.0 if place.layer == 0 else 1.0 for place in alike}
     known: Any = KnownDivergence(alike, costs)
-    found = sensitivity_ranks(alike, 0.5, measure_sensitivities(known, alike, 0.5), known, floor=0.2)
+    found = sensitivity_ranks(alike, 0.5, measure_divergences(known, alike, [0.3, 0.6]), known, floor=0.2)
     assert (found[LayerKind(0, "key")], found[LayerKind(0, "value")]) == (2, 2)
     with pytest.raises(SettingError, match="rank_budget.floor = 0.6"):
-        sensitivity_ranks(alike, 0.5, costs, known, floor=0.6)
+        sensitivity_ranks(alike, 0.5, measure_divergences(known, alike, [0.5]), known, floor=0.6)
+
+
+def test_a_direction_of_little_energy_that_matters_is_kept(alike: Spectra) -> None:
+    """The loss is not convex: of two that need a high rank, both get it, and the others pay."""
+    needed = {LayerKind(0, "key"): 9, LayerKind(2, "value"): 8}
+    known: Any = KnownDivergence(alike, dict.fromkeys(alike, 0.1), needed)
+    found = sensitivity_ranks(alike, 0.5, measure_divergences(known, alike, [0.3, 0.6, 0.9]), known)
+    assert sum(found.values()) == 30
+    assert all(found[place] >= rank for place, rank in needed.items())
+    assert known.of(found) < 0.2 < 1 < known.of(waterfill_ranks(alike, 0.5))
