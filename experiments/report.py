@@ -26,7 +26,7 @@ def main() -> None:
     with clear_errors():
         from kvcore.cell import RECORD_NAME
         from kvcore.grid.states import states
-        from kvcore.results.collection import Collected, Problem, collect, no_cells
+        from kvcore.results.collection import Problem, collect, no_cells
         from kvcore.results.publication import REPORT_FOLDER, make_publication
         from kvcore.results.report import write_report
 
@@ -36,7 +36,7 @@ def main() -> None:
         unreadable: list[Problem] = []
         known = states(outputs, unreadable=unreadable.append)
         finished = any((outputs / "runs").glob(f"*/*/*/{RECORD_NAME}"))
-        publication = make_publication(collect(outputs) if finished or known.empty else Collected(no_cells(), []))
+        publication = make_publication(collect(outputs) if finished or known.empty else no_cells())
         written = write_report(
             publication,
             outputs / REPORT_FOLDER / "index.html",

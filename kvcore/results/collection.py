@@ -91,9 +91,9 @@ def collect(output_root: Path) -> Collected:
     return Collected(cells, sorted(problems, key=lambda problem: problem.path))
 
 
-def no_cells() -> pd.DataFrame:
+def no_cells() -> Collected:
     """Return what `collect` would of a folder without a record, were that not an error."""
-    return _typed([])
+    return Collected(_typed([]), [])
 
 
 def trusted(cells: pd.DataFrame) -> pd.DataFrame:

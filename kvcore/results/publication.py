@@ -99,7 +99,9 @@ def write_publication(
             (folder / name).unlink(missing_ok=True)  # of an earlier call, with cells that are not used any more
         for name, text in texts.items():
             write_atomically(folder / name, text)
-        if not with_figures:
+        figures, problems = list[Path](), list[Problem]()
+        if with_figures:
+            figures, problems = draw_grid(publication.used, folder / "figures")
+        else:
             clear_figures(folder / "figures")
-        figures, problems = draw_grid(publication.used, folder / "figures") if with_figures else ([], [])
     return [folder / "cells.parquet", *(folder / name for name in texts), *figures], problems

@@ -10,7 +10,7 @@ import pytest
 from report_example import write_example, write_finished, write_grid
 from scipy import stats
 
-from kvcore.results.collection import Collected, collect, no_cells
+from kvcore.results.collection import collect, no_cells
 from kvcore.results.publication import make_publication
 from kvcore.results.report import write_report
 from kvcore.results.report.content import STATES, all_cells, columns_of, views
@@ -93,7 +93,7 @@ def test_above_a_limit_cells_have_no_tables_of_their_own(tmp_path: Path) -> None
 
 
 def test_a_page_of_nothing_and_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
-    nothing = make_publication(Collected(no_cells(), []))
+    nothing = make_publication(no_cells())
     written = write_report(nothing, tmp_path / "report" / "index.html")
     assert written.cells == 0
     (tmp_path / "file").touch()

@@ -10,7 +10,7 @@ import pytest
 from report_example import HOSTILE_DATASET, HOSTILE_MODEL, layer_table, write_example
 from requirements import require
 
-from kvcore.results.collection import Collected, collect, no_cells
+from kvcore.results.collection import collect, no_cells
 from kvcore.results.publication import make_publication
 from kvcore.results.report import write_report
 
@@ -242,7 +242,7 @@ def test_colours_follow_the_system_and_the_switch(opened: Opened, outputs: Path)
 
 
 def test_an_empty_grid_says_so(opened: Opened, tmp_path: Path) -> None:
-    written = write_report(make_publication(Collected(no_cells(), [])), tmp_path / "index.html")
+    written = write_report(make_publication(no_cells()), tmp_path / "index.html")
     page = opened.open(written.path)
     expect(page.locator(".notice:visible")).to_contain_text("No cell has been begun or finished here")
     for view in VIEWS:
