@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TEXTS, tiny_overrides
+from scripts import RUN
 
 # A process that dies by itself in the middle of capture, as one killed for its memory would.
 DYING = """
@@ -44,9 +45,6 @@ def torchrun(count: int, *arguments: str, cwd: Path) -> subprocess.CompletedProc
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=170)
-
-
-RUN = str(REPOSITORY / "experiments" / "run.py")
 
 
 def tables(path: Path) -> list[pd.DataFrame]:

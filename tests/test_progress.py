@@ -4,10 +4,10 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from conftest import REPOSITORY, TEXTS, tiny_overrides
+from conftest import TEXTS, tiny_overrides
+from scripts import command
 
 from kvcore.progress import StageProgress
 
@@ -18,7 +18,7 @@ def test_a_terminal_shows_stage_layers_tokens_speed_and_time_left(tiny_folder: P
     overrides = [*tiny_overrides(tiny_folder, data, tmp_path / "outputs"), "evaluation.max_tokens=2000"]
     screen, terminal = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "experiments" / "run.py"), *overrides],
+        command("run.py", *overrides),
         cwd=tmp_path,
         stdout=terminal,
         stderr=terminal,

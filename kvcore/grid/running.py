@@ -13,7 +13,7 @@ from kvcore.grid.states import note_failure, note_folder
 from kvcore.pipeline import run_cell
 from kvcore.preparation import ModelLoader
 from kvcore.processes import Processes, join
-from kvcore.schema import BusyError, LaunchSettings, SettingError, first_line
+from kvcore.schema import BusyError, LaunchSettings, first_line
 
 
 def run_frozen_cell(
@@ -33,10 +33,9 @@ def run_frozen_cell(
     Raises:
         SettingError: The grid cannot be read, or has no such cell.
     """
-    if launch.frozen is None or launch.cell is None:
-        raise SettingError("cell", launch.cell, "goes with frozen=FILE, and names one of its cells, counted from 0")
-    grid = read_frozen(Path(launch.frozen))
-    settings, cell = grid.settings(launch.cell), grid.cells[launch.cell]
+    frozen, number = launch.require_frozen_cell()
+    grid = read_frozen(Path(frozen))
+    settings, cell = grid.settings(number), grid.cells[number]
     root = grid.output_root
     if launch.fail_fast and count_states(grid)["failed"]:
         return True

@@ -47,6 +47,19 @@ class LaunchSettings(Group):
             SettingError: One cell is run, and something of it is asked that only a grid can do.
         """
         if self.cell is not None:
-            raise SettingError("cell", self.cell, "goes with frozen=FILE, and names one of its cells, counted from 0")
+            raise self._no_frozen_cell()
         if self.rerun != "missing":
             raise SettingError("rerun", self.rerun, "only for a grid: with -m, or an experiment that sweeps")
+
+    def require_frozen_cell(self) -> tuple[str, int]:
+        """Return the file of the frozen grid, and which of its cells is run.
+
+        Raises:
+            SettingError: One is missing.
+        """
+        if self.frozen is None or self.cell is None:
+            raise self._no_frozen_cell()
+        return self.frozen, self.cell
+
+    def _no_frozen_cell(self) -> SettingError:
+        return SettingError("cell", self.cell, "goes with frozen=FILE, and names one of its cells, counted from 0")

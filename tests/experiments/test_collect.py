@@ -1,22 +1,15 @@
 """Collection from the command line: what is printed, what is written, how it ends."""
 
 import json
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 from results_example import write_cell
+from scripts import call
 
 LANGUAGES = ["english", "arabic", "french", "german"]
-
-
-def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "experiments" / "collect.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170)
 
 
 def write_grid(root: Path) -> None:
@@ -34,7 +27,7 @@ def write_grid(root: Path) -> None:
 
 def test_everything_is_printed_and_written(tmp_path: Path) -> None:
     write_grid(tmp_path / "outputs")
-    done = call(cwd=tmp_path)
+    done = call("collect.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Supported here: NER of keys is lower than that of values in 7 of 7 cells" in done.stdout
     report = tmp_path / "outputs" / "report"
@@ -47,7 +40,7 @@ def test_everything_is_printed_and_written(tmp_path: Path) -> None:
     assert len(pd.read_parquet(report / "cells.parquet")) == len(pd.read_csv(report / "cells.csv")) == 7
     assert len(json.loads((report / "findings.json").read_text())["findings"]) == 5
     assert list(pd.read_csv(report / "table.csv")["m K"])[:2] == pytest.approx([0.34, 0.3])
-    assert call("figures=false", cwd=tmp_path).returncode == 0
+    assert call("collect.py", "figures=false", cwd=tmp_path).returncode == 0
     assert not list((report / "figures").iterdir())  # they might not be of the cells in the tables
 
 
@@ -57,7 +50,7 @@ def test_what_is_wrong_is_said_and_the_rest_is_written(tmp_path: Path) -> None:
     write_cell(tmp_path, "m", "wrong", status="untrusted")
     bad = write_cell(tmp_path, "m", "bad")
     bad.write_text("{")
-    done = call(str(tmp_path), "figures=false", cwd=tmp_path)
+    done = call("collect.py", str(tmp_path), "figures=false", cwd=tmp_path)
     assert done.returncode == 0
     assert [line.partition(": ")[2].split(" (")[0] for line in done.stderr.splitlines()] == [
         "is not complete JSON", "untrusted",
@@ -65,10 +58,10 @@ def test_what_is_wrong_is_said_and_the_rest_is_written(tmp_path: Path) -> None:
     assert "0.5000*†" in done.stdout
     assert (tmp_path / "report" / "table.tex").is_file()
     assert not (tmp_path / "report" / "figures").exists()
-    bad_only = call(str(tmp_path), "strict=true", "figures=false", cwd=tmp_path)
+    bad_only = call("collect.py", str(tmp_path), "strict=true", "figures=false", cwd=tmp_path)
     assert bad_only.returncode == 1
     bad.unlink()
-    assert call(str(tmp_path), "strict=true", "figures=false", cwd=tmp_path).returncode == 0
+    assert call("collect.py", str(tmp_path), "strict=true", "figures=false", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -83,7 +76,7 @@ def test_what_is_wrong_is_said_and_the_rest_is_written(tmp_path: Path) -> None:
 def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
     write_cell(tmp_path, "m", "d")
     (tmp_path / "report").write_text("in the way of the folder")
-    done = call(*arguments, cwd=tmp_path)
+    done = call("collect.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(said)
@@ -91,10 +84,10 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) 
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
     record = write_cell(tmp_path, "m", "bad")
-    assert call(str(tmp_path), "figures=false", cwd=tmp_path).returncode == 0
+    assert call("collect.py", str(tmp_path), "figures=false", cwd=tmp_path).returncode == 0
     assert len(list((tmp_path / "report").glob("table.*"))) == 3
     record.write_text("{")
-    done = call(str(tmp_path), cwd=tmp_path)
+    done = call("collect.py", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is not complete JSON" in done.stderr
     assert done.stdout.count("Cannot be told from this grid") == 5

@@ -1,17 +1,11 @@
 """What compression costs, from the command line: compare, transfer, correlate, estimate."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, tiny_llama, tiny_overrides
-
-
-def call(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "experiments" / script), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170)
+from conftest import tiny_llama, tiny_overrides
+from scripts import call
 
 
 def test_budgets_are_run_and_compared(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -4,21 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TEXTS, tiny_overrides
-
-
-def command(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "experiments" / script), *arguments]
-
-
-def call(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(script, *arguments), cwd=cwd, capture_output=True, text=True, timeout=170)
+from conftest import TEXTS, tiny_overrides
+from scripts import call, command
 
 
 @pytest.fixture
@@ -138,21 +130,12 @@ def test_a_killed_grid_goes_on_with_the_cell_it_was_at(overrides: list[str], tmp
     assert "few: 2 cells, 1 done, 1 interrupted" in shown.stdout
     (state,) = spectra.glob("*.unfinished/*/state.json")
     assert json.loads(state.read_text())["progress"]["batches"] >= 1
-    done = subprocess.run(
-        command("run.py", "-m", *arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170
-    )
+    done = call("run.py", "-m", *arguments, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[0].startswith("few: 0 of 1 cells done")
 
     undisturbed = [argument.replace("outputs", "undisturbed") for argument in arguments if "seed" not in argument]
-    alone = subprocess.run(
-        command("run.py", *undisturbed, "seed=1"),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
+    alone = call("run.py", *undisturbed, "seed=1", cwd=tmp_path, environment=environment)
     assert alone.returncode == 0, alone.stderr
     expected = pd.read_parquet(Path(alone.stdout.splitlines()[-1]).with_name("layers.parquet"))
     found = next(

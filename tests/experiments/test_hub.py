@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TEXTS
+from conftest import TEXTS
 from loopback import COMMIT, Repositories, serving
+from scripts import call
 
 HUB = [
     "model=hub", "model.id=owner/tiny", "dataset=hub", "dataset.id=owner/texts", "dataset.columns.text=text",
@@ -30,11 +29,6 @@ def hub(tiny_folder: Path, tmp_path: Path) -> Iterator[tuple[Repositories, dict[
     with serving(repositories) as address:
         environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
         yield repositories, environment | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
-
-
-def call(script: str, *overrides: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "experiments" / script), *overrides]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_prefetched_then_measured_without_network(hub: tuple[Repositories, dict[str, str]], tmp_path: Path) -> None:

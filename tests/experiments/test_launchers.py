@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TEXTS, tiny_overrides
+from conftest import TEXTS, tiny_overrides
+from scripts import RUN, command
 
-RUN = str(REPOSITORY / "experiments" / "run.py")
 WITHOUT_PLUGINS = """
 import runpy, sys
 sys.modules["hydra_plugins"] = None
@@ -21,10 +21,8 @@ runpy.run_path(sys.argv[0], {}, "__main__")
 
 def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, RUN, "-m", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    line = command("run.py", "-m", *arguments)
+    return subprocess.Popen(line, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_several_cells_at_a_time_on_one_machine(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> None:

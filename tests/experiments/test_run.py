@@ -4,19 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TEXTS, tiny_overrides
-
-RUN = [sys.executable, str(REPOSITORY / "experiments" / "run.py")]
-
-
-def run(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *overrides], cwd=cwd, capture_output=True, text=True, timeout=120)
+from conftest import TEXTS, tiny_overrides
+from scripts import call, command
 
 
 @pytest.fixture
@@ -27,7 +21,7 @@ def overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_a_cell_from_the_command_line(overrides: list[str], tmp_path: Path) -> None:
-    first = run(*overrides, cwd=tmp_path)
+    first = call("run.py", *overrides, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""  # quiet where nobody watches
     path = Path(first.stdout.splitlines()[-1])
@@ -36,14 +30,14 @@ def test_a_cell_from_the_command_line(overrides: list[str], tmp_path: Path) -> N
     assert "NER keys" in first.stdout
     assert str(path.parent / "layers.parquet") in first.stdout.splitlines()
     assert {entry.name for entry in tmp_path.iterdir()} == {"data.jsonl", "outputs"}
-    again = run(*overrides, cwd=tmp_path)
+    again = call("run.py", *overrides, cwd=tmp_path)
     assert again.returncode == 0
     assert "finished" in again.stdout
     assert again.stdout.splitlines()[-1] == str(path)
 
 
 def test_composition_is_shown_and_nothing_is_run(tmp_path: Path) -> None:
-    shown = run("--cfg", "job", "seed=5", cwd=tmp_path)
+    shown = call("run.py", "--cfg", "job", "seed=5", cwd=tmp_path)
     assert shown.returncode == 0
     assert "seed: 5" in shown.stdout
     assert "max_tokens" in shown.stdout
@@ -51,7 +45,7 @@ def test_composition_is_shown_and_nothing_is_run(tmp_path: Path) -> None:
 
 
 def test_help_names_the_groups(tmp_path: Path) -> None:
-    shown = run("--help", cwd=tmp_path)
+    shown = call("run.py", "--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "smollm2_135m" in shown.stdout
     assert "rank_budget: energy, file, grid, importance, none, sensitivity, uniform, waterfill" in shown.stdout
@@ -83,7 +77,7 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_a_line_each_and_exit_code_2(mistake: list[str], lines: list[str], tmp_path: Path) -> None:
-    done = run(*mistake, cwd=tmp_path)
+    done = call("run.py", *mistake, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == len(lines)
@@ -100,14 +94,14 @@ def test_mistakes_found_later_are_one_line_too(overrides: list[str], tmp_path: P
         (f"dataset.path={tmp_path / 'broken.json'}", "dataset.path = "),
         ("output_root=/proc/kvcore", "output_root = '/proc/kvcore': cannot be written to"),
     ):
-        done = run(*overrides, mistake, cwd=tmp_path)
+        done = call("run.py", *overrides, mistake, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith(expected)
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_wrong_hash_of_packaged_weights(tmp_path: Path) -> None:
-    done = run(f"model.sha256={'0' * 64}", cwd=tmp_path)
+    done = call("run.py", f"model.sha256={'0' * 64}", cwd=tmp_path)
     assert done.returncode == 2
     assert "have SHA-256 b179c952" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -123,8 +117,9 @@ def long_running(overrides: list[str], tmp_path: Path) -> list[str]:
 def start_and_wait_for_settings(overrides: list[str], tmp_path: Path) -> subprocess.Popen[str]:
     # Test runners and shells ignore Ctrl-C for what they start in the background, and what that starts inherits it.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [*RUN, *overrides]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
+    process = subprocess.Popen(
+        command("run.py", *overrides), cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("settings.yaml")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -147,7 +142,7 @@ def test_a_stopped_cell_is_visibly_unfinished_and_completes(
     assert {path.name for path in folder.iterdir()} == {"settings.yaml"}
     assert not list((tmp_path / "outputs" / "spectra").glob("[!.]*"))
 
-    done = run(*overrides, "capture.batch_tokens=8192", cwd=tmp_path)  # the same cell, but faster
+    done = call("run.py", *overrides, "capture.batch_tokens=8192", cwd=tmp_path)  # the same cell, but faster
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.splitlines()[-1]) == folder / "record.json"
     assert (folder / "record.json").is_file()
@@ -161,7 +156,7 @@ def test_a_full_disk_is_said_before_the_long_work(overrides: list[str], tmp_path
     if mounted.returncode != 0:
         pytest.skip("mounting a tiny disk is not allowed here")
     try:
-        done = run(*overrides, f"output_root={disk}", cwd=tmp_path)
+        done = call("run.py", *overrides, f"output_root={disk}", cwd=tmp_path)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert done.returncode == 2

@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TEXTS, tiny_cell, tiny_overrides
+from conftest import TEXTS, tiny_cell, tiny_overrides
+from scripts import call, command
 from slurm_cluster import Cluster
 
 from kvcore.pipeline import run_cell
@@ -31,14 +31,6 @@ def overrides(tiny_folder: Path, tiny_data: Path) -> list[str]:
     ]
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "experiments" / arguments[0]), *arguments[1:]]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=150)
-
-
 def stand_in_the_way_of(language: str) -> Path:
     """Let the cell of a language fail: a file is where it needs a folder."""
     obstacle = Path("out puts", "runs", "tiny", f"local-{language}")
@@ -51,31 +43,31 @@ def test_submit_and_leave_then_collect(cluster: Cluster, overrides: list[str]) -
     grid = [*overrides, "grid=four", "language=english,german,french,czech"]
     obstacle = stand_in_the_way_of("german")
 
-    submitted = run("submit.py", *grid)
+    submitted = call("submit.py", *grid)
     assert submitted.returncode == 0, submitted.stderr
     assert submitted.stdout.startswith("four: 4 cells, 0 queued before, 4 to be submitted\njob ")
     assert cluster.ask("squeue", "--noheader") != ""  # it has not waited
-    assert "four: 4 cells, 4 pending" in (status := run("status.py", "out puts").stdout) or "running" in status
+    assert "four: 4 cells, 4 pending" in (status := call("status.py", "out puts").stdout) or "running" in status
     assert "in Slurm's queue" in status or "done" in status
     cluster.wait_until_empty(seconds=120)
-    status = run("status.py", "out puts").stdout
+    status = call("status.py", "out puts").stdout
     assert "four: 4 cells, 3 done, 1 failed" in status
     assert "cannot be written to" in " ".join(status.split())
 
     obstacle.unlink()
-    again = run("submit.py", *grid)
+    again = call("submit.py", *grid)
     assert "four: 4 cells, 0 queued before, 1 to be submitted" in again.stdout, again.stderr
-    twice = run("submit.py", *grid)
+    twice = call("submit.py", *grid)
     assert "four: 4 cells, 1 queued before, 0 to be submitted" in twice.stdout, twice.stderr
     cluster.wait_until_empty(seconds=60)
-    collected = run("collect.py", "out puts")
+    collected = call("collect.py", "out puts")
     assert collected.returncode == 0, collected.stderr
     assert all(name in collected.stdout for name in ("english", "german", "french", "czech"))
 
 
 def test_launch_and_wait(cluster: Cluster, overrides: list[str]) -> None:
     stand_in_the_way_of("german")
-    done = run(*WAIT, *overrides, "language=english,german")
+    done = call(*WAIT, *overrides, "language=english,german")
     assert done.returncode == 1
     assert "grid: 2 cells, 1 done, 1 failed" in done.stdout
     assert "Traceback" not in done.stderr
@@ -113,7 +105,7 @@ def test_an_interrupted_cell_goes_on(
     _, stderr = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, stderr
     cluster.wait_until_empty(seconds=120)
-    assert "1 cells, 1 done" in run("status.py", "out puts").stdout
+    assert "1 cells, 1 done" in call("status.py", "out puts").stdout
     cluster.wait(lambda: cluster.state(task) == "COMPLETED")
 
     layers = pd.read_parquet(next(Path("out puts").rglob("layers.parquet")))
@@ -123,7 +115,7 @@ def test_an_interrupted_cell_goes_on(
 
 @pytest.mark.parametrize("how", [LEAVE, WAIT], ids=["submit and leave", "launch and wait"])
 def test_a_slurm_that_refuses(cluster: Cluster, overrides: list[str], how: list[str]) -> None:
-    done = run(*how, *overrides, "hydra.launcher.partition=nowhere")
+    done = call(*how, *overrides, "hydra.launcher.partition=nowhere")
     assert done.returncode == 2
     assert done.stderr.startswith(REFUSED)
     assert len(done.stderr.splitlines()) <= 3
@@ -138,7 +130,7 @@ def test_mistakes_are_a_line_each_and_nothing_is_submitted(overrides: list[str],
         ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
     ):
         given = overrides if "launcher=" not in mistake else [one for one in overrides if "launcher" not in one]
-        done = subprocess.run(command(*LEAVE, *given, mistake), cwd=tmp_path, capture_output=True, text=True)
+        done = call(*LEAVE, *given, mistake, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith(expected), done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -152,13 +144,10 @@ def test_failures_are_known_until_their_cells_are_accepted(overrides: list[str],
     cells = [one for one in grid if not one.startswith("hydra.")]
     (outputs / "runs" / "tiny").mkdir(parents=True)
     (outputs / "runs" / "tiny" / "local-german").write_text("in the way of the folder")
-    assert run("run.py", "-m", *cells).returncode == 1
+    assert call("run.py", "-m", *cells).returncode == 1
     for _ in range(2):
-        command_line = command("submit.py", *grid, "rerun=failed")
-        refused = subprocess.run(
-            command_line, capture_output=True, text=True, timeout=150, env=os.environ | {"PATH": str(tmp_path)}
-        )
+        refused = call("submit.py", *grid, "rerun=failed", environment=os.environ | {"PATH": str(tmp_path)})
         assert refused.returncode == 2
         assert "1 to be submitted" in refused.stdout
         assert "there is no Slurm here" in refused.stderr
-    assert "1 done, 1 failed" in run("status.py", str(outputs)).stdout
+    assert "1 done, 1 failed" in call("status.py", str(outputs)).stdout

@@ -1,13 +1,12 @@
 """Pooled spectra: the same as if all the data had been measured at once."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TEXTS, byte_tokenizer, tiny_cell, tiny_llama
+from conftest import TEXTS, byte_tokenizer, tiny_cell, tiny_llama
+from scripts import call
 
 from kvcore import measure
 from kvcore.pipeline import run_cell
@@ -63,14 +62,11 @@ def test_the_same_data_drawn_otherwise_is_the_same_data(parts: list[Path], tiny_
 
 
 def test_the_command(parts: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "experiments" / "merge.py"), *map(str, parts[:2])]
-    done = subprocess.run(
-        [*command, "--output-root", "outputs"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = call("merge.py", *map(str, parts[:2]), "--output-root", "outputs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
     ner = load_measurement(folder).layers.groupby("kind")["ner"].mean()
     assert f"{ner['key']:.4f}" in done.stdout
     for wrong in (["elsewhere"], [str(parts[1]), "--output-root", "/proc/kvcore"]):
-        failed = subprocess.run([*command[:3], *wrong], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        failed = call("merge.py", str(parts[0]), *wrong, cwd=tmp_path)
         assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1), failed.stderr
