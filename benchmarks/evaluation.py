@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from kvcore.command_line import quiet_libraries
+from kvcore.command_line import prepare_libraries
 from kvcore.composition import composed_settings
 from kvcore.compression.budgets.uniform import uniform_ranks
 from kvcore.compression.truncation import truncated
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak", choices=["forward", "perplexity"], help="one of the two processes of the comparison")
     arguments = parser.parse_args()
-    quiet_libraries()
+    prepare_libraries()
     inputs, batches = prepared(arguments.model, arguments.tokens, arguments.batch_tokens)
     if arguments.peak:
         print_peak(inputs, batches, with_logits=arguments.peak == "perplexity")

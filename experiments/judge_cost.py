@@ -6,7 +6,7 @@ Takes the overrides of the grid, as experiments/run.py does.
 import sys
 from pathlib import Path
 
-from kvcore.command_line import clear_errors, quiet_libraries
+from kvcore.command_line import clear_errors, prepare_libraries
 from kvcore.composition import grid_from
 
 
@@ -17,7 +17,7 @@ def main() -> None:
         return
     with clear_errors():
         cells = grid_from(sys.argv[1:], Path(__file__).resolve().parents[1] / "conf")
-        quiet_libraries()
+        prepare_libraries()
         from kvcore.evaluation.judging.cost import NO_COST
         from kvcore.progress import StageProgress
         from kvcore.stages.judging import estimate_cost

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from kvcore.command_line import FAILED, clear_errors, insist_on_interrupts, lost_jobs_told, quiet_libraries
+from kvcore.command_line import FAILED, clear_errors, insist_on_interrupts, lost_jobs_told, prepare_libraries
 from kvcore.composition import (
     admit_unknown_settings,
     grid_from,
@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
         if not launch.frozen:
             launch.require_no_grid()
             settings = settings_from(config)
-        quiet_libraries()
+        prepare_libraries()
         # Imported only now: torch takes seconds, which a mistake in the settings need not wait for.
         from kvcore.grid.running import model_loader, processes, run_frozen_cell
         from kvcore.pipeline import run_cell

@@ -1,5 +1,7 @@
 """How a command ends: its exit code, and one clear line for a user's mistake instead of a traceback."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -94,8 +96,13 @@ def lost_jobs_told() -> Iterator[None]:
         print(f"a job was lost: {first_line(error)}", file=sys.stderr)  # noqa: T201 - all that is known of it
 
 
-def quiet_libraries() -> None:
-    """Silence progress bars and log lines of libraries: kvcore shows its own, and their errors are raised as well."""
+def prepare_libraries() -> None:
+    """Silence progress bars and log lines of libraries, and let the program end without a search for garbage.
+
+    kvcore shows its own progress, and the libraries' errors are raised as well. When Python ends, it looks for cycles
+    among all objects; the libraries make so many that this takes longer than a second.
+    """
+    atexit.register(gc.freeze)
     import datasets
     import transformers
 

@@ -17,7 +17,6 @@ from kvcore.data.examples import Example
 from kvcore.evaluation.generation import Answer, generate_answers, generation_tokens
 from kvcore.evaluation.judging.cache import JudgementCache
 from kvcore.evaluation.judging.cost import NO_COST, JudgingCost, judging_cost
-from kvcore.evaluation.judging.endpoint import EndpointJudge
 from kvcore.evaluation.judging.items import anchor_prompts, judged_examples, judged_items, reference_item
 from kvcore.evaluation.judging.judge import FAILED, Judge
 from kvcore.evaluation.judging.judging import judge_answers
@@ -187,6 +186,9 @@ def _judge(settings: OpenAIJudge | TransformersJudge, weights: Weights | None, l
             context=context_of(model.config, settings.model),
             batch_tokens=settings.batch_tokens,
         )
+    # Imported only now: the openai client takes half a second, and most cells have no judge.
+    from kvcore.evaluation.judging.endpoint import EndpointJudge
+
     return EndpointJudge(
         base_url=settings.base_url,
         model=settings.model,
