@@ -10,6 +10,8 @@ from kvcore.schema import UserError
 REFERENCE = "uniform"
 # Cells that share these have the same spectra, and so the same weights, calibration data and capture.
 _SAME = ["model", "dataset", "language", "evaluated_on", "evaluated_language", "spectrum_id"]
+_COSTS = ["cost_ratio", "kept_keys", "kept_values", "delta_nll", "delta_nll_low", "delta_nll_high"]
+_LIKELIHOODS = ["point", "example", "tokens", "nll"]
 
 
 def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
@@ -20,8 +22,9 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: those of the data, budget, strategy, cost_ratio, kept_keys, kept_values, delta_nll, and `share`, its
-        ratio to the delta NLL of the uniform budget (NaN where there is none); each of both with the ends of
-        its 95 % bootstrap interval over examples, drawn together for both budgets.
+        ratio to the delta NLL of the uniform budget (NaN where there is none, or where it costs nothing, as all of the
+        cache does); each of both with the ends of its 95 % bootstrap interval over examples, drawn together for
+        both budgets.
 
     Raises:
         UserError: No cell has a budget to compare, two cells are of one strategy, or were evaluated on other tokens.
@@ -50,19 +53,18 @@ class _Budgets:
     """
 
     def __init__(self, record: str) -> None:
-        points = cell_table(record, "perplexity", "strategy", "budget")
+        points = cell_table(record, "perplexity", "point", "strategy", "budget", *_COSTS)
         asked = points[(points["strategy"] != "none") & points["budget"].notna()]
         self.strategy = "none" if asked.empty else str(asked["strategy"].iloc[0])
         self.points = asked.set_index("budget")
-        self._likelihoods = cell_table(record, "likelihoods") if len(asked) else pd.DataFrame()
+        self._likelihoods = cell_table(record, "likelihoods", *_LIKELIHOODS) if len(asked) else pd.DataFrame()
 
     def row(self, budget: float, reference: "_Budgets | None") -> dict[str, object]:
         """Return what a budget costs."""
-        names = ["cost_ratio", "kept_keys", "kept_values", "delta_nll", "delta_nll_low", "delta_nll_high"]
         share = self._share(budget, reference) if reference else (np.nan, NO_INTERVAL)
         return {
             "budget": budget,
-            **{name: float(self.points[name][budget]) for name in names},
+            **{name: float(self.points[name][budget]) for name in _COSTS},
             "share": share[0],
             "share_low": share[1].low,
             "share_high": share[1].high,
@@ -74,6 +76,8 @@ class _Budgets:
             raise UserError(f"{self.strategy} and {REFERENCE} were evaluated on different examples or tokens")
 
         numerators, denominators = growth.to_numpy(dtype=np.float64), uniform_growth.to_numpy(dtype=np.float64)
+        if not denominators.any():
+            return np.nan, NO_INTERVAL
         share = float(numerators.sum() / denominators.sum())
         return share, bootstrap_interval([numerators, denominators], ratio_of_sums)
 

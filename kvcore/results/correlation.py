@@ -24,6 +24,11 @@ _CLOSEST_TO_ONE = 1 - 1e-9  # where Fisher's scale would be infinite
 PREDICTORS = ("ner", "ner_energy", "rank_at_energy_0.95", "stable_rank")
 KINDS = ("key", "value", "both")
 COSTS = {"nd_ppl": "ND-PPL, mean over the grid", "gpt_score": "GPT-score, mean over the grid"}
+_COLUMNS = {
+    "layers": ["kind", "kv_dim", *PREDICTORS],
+    "perplexity": ["point", "strategy", "key_ratio", "value_ratio"],
+    "likelihoods": ["point", "example", "tokens", "nll"],
+}
 
 Correlation = Callable[[Samples, Samples], NDArray[np.float64]]
 
@@ -43,7 +48,7 @@ class Cell:
         """Read the tables of a finished cell with a grid."""
         self.model = str(cell["model"])
         self.data = f"{cell['dataset']}, {cell['language']}"
-        tables = {name: cell_table(cell["path"], name) for name in ("layers", "perplexity", "likelihoods")}
+        tables = {name: cell_table(cell["path"], name, *columns) for name, columns in _COLUMNS.items()}
         self.predictors = _predictors(tables["layers"])
         self.grid = frozenset(zip(tables["perplexity"]["key_ratio"], tables["perplexity"]["value_ratio"], strict=True))
         stream = int(str(cell["id"])[:8], 16)  # draws of one cell tell nothing of those of another

@@ -33,14 +33,16 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
         cells: From `kvcore.results.collection.collect`; those whose gates failed are left out.
 
     Raises:
-        UserError: No cell was evaluated on another dataset, two belong in one field, or a row has two bases, or a
-            column several numbers of tokens.
+        UserError: No cell was evaluated on another dataset, or none truncates, two belong in one field, or a row has
+            two bases, or a column several numbers of tokens.
     """
     cells = trusted(cells)
     own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
     if own.all():
         raise UserError("no finished cell was evaluated on another dataset than its own, as experiment=transfer does")
     points = pd.concat([_points(cell) for _, cell in cells.iterrows()], ignore_index=True)
+    if points.empty:
+        raise UserError("no cell of this transfer matrix truncates anything: it needs a rank budget, not none")
     for (model, asked), group in points.groupby(["model", "asked"], sort=False):
         twice = group[group.duplicated(["basis", "evaluated"], keep=False)]
         if len(twice):

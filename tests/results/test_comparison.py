@@ -33,6 +33,25 @@ def test_without_a_uniform_budget_there_is_no_share(tmp_path: Path) -> None:
     assert np.isnan(compare_budgets(collect(tmp_path).cells)["share"]).all()
 
 
+def test_where_uniform_costs_nothing_there_is_no_share(tmp_path: Path) -> None:
+    for name in ("uniform", "waterfill"):
+        whole = UNIFORM | {0.75: UNIFORM[1.0]}
+        write_cell(tmp_path, "m", "d", rank_budget=name, tables=cost_tables(name, whole, TOKENS))
+    found = compare_budgets(collect(tmp_path).cells).set_index(["budget", "strategy"])
+    assert found.loc[(0.75, "waterfill"), "delta_nll"] == 0
+    assert found.loc[0.75, ["share", "share_low", "share_high"]].isna().all(axis=None)
+    assert found.loc[(0.5, "waterfill"), "share"] == 1
+
+
+@pytest.mark.parametrize(("table", "column"), [("perplexity", "kept_keys"), ("likelihoods", "nll")])
+def test_tables_of_another_version_are_one_line(tmp_path: Path, table: str, column: str) -> None:
+    tables = cost_tables("uniform", UNIFORM, TOKENS)
+    tables[table] = tables[table].drop(columns=column)
+    write_cell(tmp_path, "m", "d", rank_budget="uniform", tables=tables)
+    with pytest.raises(UserError, match=f"{table}.parquet cannot be read .it has no column {column}"):
+        compare_budgets(collect(tmp_path).cells)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     grid = cost_tables("grid", {(1.0, 1.0): [1.0], (0.5, 0.5): [2.0]}, [1])
     write_cell(tmp_path / "a", "m", "d", tables=grid)

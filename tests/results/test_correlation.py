@@ -117,6 +117,14 @@ def test_cells_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert len(correlate(collect(tmp_path / "gates").cells)[1]) == 3
 
 
+def test_tables_of_another_version_are_one_line(tmp_path: Path) -> None:
+    nll = {(1.0, 1.0): [2.0, 4.0], (0.5, 0.5): [3.0, 5.0]}
+    tables = {"layers": layers(np.random.default_rng(0)).drop(columns="ner_energy")} | cost_tables("grid", nll, [2, 3])
+    write_cell(tmp_path, "m", "d", tables=tables)
+    with pytest.raises(UserError, match=r"layers.parquet cannot be read .it has no column ner_energy"):
+        correlate(collect(tmp_path).cells)
+
+
 def test_too_few_cells_are_refused(tmp_path: Path) -> None:
     write_grid(tmp_path, 2)
     with pytest.raises(UserError, match="correlations need 3 finished cells of one model with rank_budget=grid"):

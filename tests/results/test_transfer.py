@@ -59,6 +59,10 @@ def test_what_is_no_matrix_is_said(tmp_path: Path) -> None:
     write(tmp_path / "own", "a", "a", 0.1)
     with pytest.raises(UserError, match="no finished cell was evaluated on another dataset"):
         list(transfers(collect(tmp_path / "own").cells))
+    nothing = cost_tables("none", {1.0: [2.0]}, [2])
+    write_cell(tmp_path / "none", "m", "a", evaluated_on="b", rank_budget="none", tables=nothing)
+    with pytest.raises(UserError, match="no cell of this transfer matrix truncates anything"):
+        list(transfers(collect(tmp_path / "none").cells))
     tables = cost_tables("waterfill", {1.0: [2.0], 0.5: [3.0]}, [2])
     for number in range(2):
         write_cell(tmp_path, "m", "a", evaluated_on="b", rank_budget="waterfill", tables=tables, id=f"{number}")
