@@ -246,7 +246,6 @@ def judge_allocations(
             court.rubric,
             max_requests=settings.max_requests if isinstance(settings, OpenAIJudge) else None,
             max_missing=settings.max_missing,
-            say=progress.say,
             advance=advance,
         )
     return Judged(_answer_table(inputs, answers), judgements, _scores(judgements, allocations))

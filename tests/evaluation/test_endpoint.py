@@ -273,7 +273,7 @@ def test_the_key_is_nowhere(
     with serving(lambda _, number: talkative[number % len(talkative)]) as server:
         judge = endpoint(server.base_url, key_variable="A_KEY", retry_seconds=0.0, structured="auto")
         said.append(repr(judge) + str(judge.identity()))
-        table = judged(judge, tmp_path / "cache", max_missing=1.0, say=said.append)
+        table = judged(judge, tmp_path / "cache", max_missing=1.0)
         said.append(table.to_csv())
         table.to_parquet(tmp_path / "table.parquet", compression=None)
         for fault in (

@@ -182,12 +182,9 @@ def test_an_empty_answer_scores_1_unasked(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_always_says_the_same_is_noticed(tmp_path: Path) -> None:
-    said: list[str] = []
-    same = judged(ToldJudge(lambda _: Reply(7.0)), tmp_path / "same", say=said.append)
-    assert said == ["The judge gives the same score to everything: its scores carry no information."]
+    same = judged(ToldJudge(lambda _: Reply(7.0)), tmp_path / "same")
     assert summarize(same)["carries_information"] is False
-    other = judged(ToldJudge(by_answer), tmp_path / "other", say=said.append)
-    assert len(said) == 1
+    other = judged(ToldJudge(by_answer), tmp_path / "other")
     assert summarize(other) == {"items": 24, "missing": {}, "empty": 0, "cached": 0, "carries_information": True}
 
 

@@ -15,11 +15,13 @@ from scripted_judge import Answer, error, item_of, score, serving
 from transformers import PreTrainedTokenizerBase
 
 from kvcore.cell import Cell
+from kvcore.evaluation import generation
 from kvcore.pipeline import run_cell
 from kvcore.progress import StageProgress
 from kvcore.results.collection import collect
 from kvcore.results.correlation import correlate
 from kvcore.schema import SettingError, Settings, parse_settings
+from kvcore.stages import judging
 from kvcore.stages.judging import estimate_cost
 
 CANARY = "sk-canary-51c0"
@@ -186,9 +188,31 @@ def test_too_many_requests_or_gaps_fail_the_cell(tiny_folder: Path, pairs: Path)
 
 
 def test_a_judge_that_tells_nothing_apart_is_said(tiny_folder: Path, pairs: Path) -> None:
+    screen = io.StringIO()  # no terminal: a log of a cluster, say
     with serving(lambda *_: score(7)) as server:
-        path = run_cell(judged_cell(tiny_folder, pairs, *at(server.base_url)))
+        path = run_cell(judged_cell(tiny_folder, pairs, *at(server.base_url)), console=Console(file=screen))
     assert json.loads(path.read_text())["judged"]["carries_information"] is False
+    assert "The judge gives the same score to everything: its scores carry no information.\n" in screen.getvalue()
+
+
+def test_what_a_score_is_no_mean_of_is_said(tiny_folder: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, generate = io.StringIO(), judging.generate_answers
+
+    def silent_at_first(*arguments: Any, **settings: Any) -> list[generation.Answer]:
+        return [generation.Answer(" ", 1, ended=True), *generate(*arguments, **settings)[1:]]
+
+    monkeypatch.setattr(judging, "generate_answers", silent_at_first)
+
+    def gaps(request: dict[str, Any], number: int) -> Any:
+        return score(11) if "It is" in item_of(request)["answer"] and number else by_length(request, number)
+
+    with serving(gaps) as server:
+        settings = judged_cell(tiny_folder, pairs, *at(server.base_url), "judge.max_missing=0.5")
+        run_cell(settings, console=Console(file=screen))
+    said = screen.getvalue()
+    assert "5 of 12 answers are empty: each scores 1, and nobody was asked.\n" in said
+    assert "missing scores are left out of the means (unparsable: 1)\n" in said
+    assert "carry no information" not in said
 
 
 def test_a_model_in_the_same_process(tiny_folder: Path, pairs: Path, tmp_path: Path) -> None:

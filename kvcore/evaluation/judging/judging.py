@@ -1,7 +1,7 @@
 """Judging a set of items: what is cached is read, the rest is asked once, and every gap is counted."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -10,17 +10,10 @@ from kvcore.evaluation.judging.cache import JudgementCache
 from kvcore.evaluation.judging.items import JudgedItem
 from kvcore.evaluation.judging.judge import Judge, Reply
 from kvcore.evaluation.judging.rubric import LOWEST, Rubric
-from kvcore.evaluation.judging.scores import carries_information
 from kvcore.schema import SettingError
 
 # The rubric's own rule for it, so that nobody needs to be asked.
 EMPTY_SCORE = float(LOWEST)
-
-Say = Callable[[str], None]
-
-
-def unheard(_message: str) -> None:
-    """Tell nobody."""
 
 
 def judge_answers(
@@ -31,7 +24,6 @@ def judge_answers(
     *,
     max_requests: int | None = None,
     max_missing: float,
-    say: Say = unheard,
     advance: Advance = unobserved,
 ) -> pd.DataFrame:
     """Have items judged, those with the same question, reference and answer once.
@@ -46,7 +38,6 @@ def judge_answers(
         rubric: How the judge is asked.
         max_requests: Most prompts to send, of those that are not cached; retries do not count. None: no limit.
         max_missing: Largest share of the items that may be without a score.
-        say: Told what a person should know.
         advance: Told the number of items that are judged, as they are; all items in the end.
 
     Returns:
@@ -80,8 +71,6 @@ def judge_answers(
     if wanted:
         judge.ask(wanted, receive)
     judged = _table(prompts, replies, set(cached), [item for item in items if item.answer.empty])
-    if not carries_information(judged):
-        say("The judge gives the same score to everything: its scores carry no information.")
     _require_few_missing(judged, max_missing, cache)
     return judged
 

@@ -34,6 +34,8 @@ def print_summary(
     if scores is not None:
         console.print("scores of the judge, 1 to 10 (95 % interval over prompts)")
         console.print(_score_table(scores))
+        for line in _notes_on_scores(record):
+            console.print(line, highlight=False, soft_wrap=True)
     console.print("gates")
     console.print(_gate_table(record))
     print_lines(console, paths)
@@ -100,6 +102,19 @@ def _notes_on_data(record: Record) -> list[str]:
             notes.append(f"{name}: {split['cut_examples']} examples were cut to max_length")
     if evaluation["shared_examples"]:
         notes.append(f"evaluation: {evaluation['shared_examples']} examples that also calibrate were left out")
+    return notes
+
+
+def _notes_on_scores(record: Record) -> list[str]:
+    """Say what else a reader of the scores must know."""
+    judged, notes = record.judged or {}, []
+    if not judged["carries_information"]:
+        notes.append("The judge gives the same score to everything: its scores carry no information.")
+    if judged["empty"]:
+        notes.append(f"{judged['empty']} of {judged['items']} answers are empty: each scores 1, and nobody was asked.")
+    if judged["missing"]:
+        reasons = ", ".join(f"{reason}: {times}" for reason, times in judged["missing"].items())
+        notes.append(f"missing scores are left out of the means ({reasons})")
     return notes
 
 
