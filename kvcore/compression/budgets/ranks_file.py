@@ -80,7 +80,7 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - any JSON
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unusable(path, error) from error
     return content
 
@@ -125,6 +125,9 @@ def _allocation(entry: dict[str, Any], kv_dims: KvDims) -> Allocation:
             if type(rank) is not int or not 1 <= rank <= kv_dim:
                 raise ValueError(f"rank {rank!r} for the {kind}s of layer {place.layer}: allowed are 1 to {kv_dim}")
             ranks[place] = rank
+    for name in ("key_ratio", "value_ratio", "budget"):
+        if entry[name] is not None and not (type(entry[name]) in (int, float) and 0 < entry[name] <= 1):
+            raise ValueError(f"{name} {entry[name]!r}: allowed are numbers above 0, up to 1, and null")
     return Allocation(
         strategy="file",
         asked=f"{entry['strategy']}: {entry['asked']}",

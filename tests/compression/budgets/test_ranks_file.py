@@ -15,6 +15,10 @@ KV_DIMS = {LayerKind(layer, kind): 8 for layer in range(2) for kind in ("key", "
 WATERFILL = Allocation("waterfill", "waterfill 0.5", dict(zip(KV_DIMS, (2, 5, 1, 8), strict=True)), budget=0.5)
 GRID = Allocation("grid", "keys 0.5, values 1", dict(zip(KV_DIMS, (4, 8, 4, 8), strict=True)), 0.5, 1.0)
 
+WHOLE = {"strategy": "any", "asked": "any", "key_ratio": None, "value_ratio": None, "budget": None} | {
+    "ranks": {"key": [8, 8], "value": [8, 8]}
+}
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -51,6 +55,12 @@ def test_ranks_of_another_model_are_refused(path: Path) -> None:
         ({"allocations": [{"ranks": {"key": [2, 9]}}]}, "rank 9 for the keys of layer 1: allowed are 1 to 8"),
         ({"allocations": [{"ranks": {"key": [0, 1]}}]}, "rank 0 for the keys of layer 0"),
         ({"allocations": [{"ranks": {"key": [True, 1]}}]}, "rank True for the keys of layer 0"),
+        (
+            {"allocations": [WHOLE | {"budget": "half"}]},
+            "budget 'half': allowed are numbers above 0, up to 1, and null",
+        ),
+        ({"allocations": [WHOLE | {"key_ratio": 1.5}]}, "key_ratio 1.5: allowed are"),
+        ({"allocations": [WHOLE | {"value_ratio": True}]}, "value_ratio True: allowed are"),
         ({"allocations": None}, "TypeError"),
         ({"model": "tiny"}, "TypeError"),
     ],
@@ -65,6 +75,7 @@ def test_what_does_not_fit_is_refused(path: Path, change: dict[str, Any], said: 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("no json")
-    for path in (tmp_path / "text.json", tmp_path / "missing.json", tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for path in (tmp_path / "text.json", tmp_path / "deep.json", tmp_path / "missing.json", tmp_path):
         with pytest.raises(SettingError, match="rank_budget.path = .*cannot be used as a ranks.json"):
             read_ranks(path, KV_DIMS, model_revision="abc")
