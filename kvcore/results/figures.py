@@ -137,7 +137,7 @@ def cost_against_ner(points: pd.DataFrame, cost: str, label: str) -> Figure:
             for model, group in points.groupby("model", sort=False):
                 x, y = group[f"ner_{kind}"], group[cost]
                 color, marker = looks[str(model)]
-                spread = (y - group[f"{cost}_low"], group[f"{cost}_high"] - y)
+                spread = [(y - group[f"{cost}_low"]).clip(0), (group[f"{cost}_high"] - y).clip(0)]  # rounded: below 0
                 axes.errorbar(x, y, spread, fmt=marker, markersize=3, linewidth=0.6, color=color, label=model)
                 seaborn.regplot(x=x, y=y, ax=axes, scatter=False, color=color, seed=0, line_kws={"linewidth": 1})
             axes.set(xlabel=f"NER of {kind}s, mean over layers", ylabel=label)

@@ -108,6 +108,7 @@ def test_costs_are_drawn_over_keys_and_values_of_each_model() -> None:
         }
     )
     points = points.assign(nd_ppl_low=points["nd_ppl"] - 0.1, nd_ppl_high=points["nd_ppl"] + 50)
+    points.loc[0, "nd_ppl_low"] = points["nd_ppl"][0] + 1e-15  # where all examples agree, but for rounding
     keys, values = figures.cost_against_ner(points, "nd_ppl", "ND-PPL").axes
     for axes, column in ((keys, "ner_key"), (values, "ner_value")):
         drawn = [line for line in axes.lines if str(line.get_marker()) in "os"]
