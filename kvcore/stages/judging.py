@@ -170,7 +170,6 @@ def estimate_cost(settings: Settings, progress: StageProgress) -> JudgingCost:
         max_reply_tokens=judge.max_reply_tokens if isinstance(judge, OpenAIJudge) else 0,
         anchor_share=judge.anchor_share,
         seed=settings.seed,
-        untruncated_is_a_point=True,
     )
 
 

@@ -258,27 +258,19 @@ def test_the_first_prompts_are_answered() -> None:
 
 
 def test_cost_before_any_answer(tmp_path: Path) -> None:
-    tokenizer, cache = byte_tokenizer(), JudgementCache(tmp_path)
-    settings = {
-        "points": 2, "max_new_tokens": 50, "max_reply_tokens": 20, "anchor_share": 0.5, "seed": 0,
-        "untruncated_is_a_point": False,
-    }  # fmt: skip
-    found = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings)
+    tokenizer, told = byte_tokenizer(), ToldJudge(by_answer)
+    settings = {"points": 2, "max_new_tokens": 50, "max_reply_tokens": 20, "seed": 0}
+    found = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings, anchor_share=0.5)
     longest = len(RUBRIC.prompt("Question 0?", "Reference 0.", "").encode()) + 50
-    references = 4 * len(RUBRIC.prompt("Question 0?", "Reference 0.", "Reference 0.").encode())
-    assert found == JudgingCost(24, (2 * 8 + 4) * longest + references, 24 * 20, 0)
-    inside = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings | {"untruncated_is_a_point": True})
-    assert inside == JudgingCost(20, 2 * 8 * longest + references, 20 * 20, 0)
-
-    told = ToldJudge(by_answer)
-    table = judged(told, tmp_path)
+    reference = len(RUBRIC.prompt("Question 0?", "Reference 0.", "Reference 0.").encode())
+    assert found == JudgingCost(20, 2 * 8 * longest + 4 * reference, 20 * 20)
+    given = [answers("untruncated"), answers("high")]
+    judged(told, tmp_path, items=judged_items(EXAMPLES, given, given[0], anchor_share=0.5, seed=0))
     assert len(told.asked) == found.requests
-    assert len(table) == found.requests
-    known = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings, judge=told, cache=cache)
-    assert known == JudgingCost(20, (2 * 8 + 4) * longest, 20 * 20, 4)
-    other = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings, judge=ToldJudge(by_answer, "other"), cache=cache)
-    assert other == found
-    assert found + known == JudgingCost(44, found.prompt_tokens + known.prompt_tokens, 44 * 20, 4)
+    # Without anchors one reference makes contact with the judge.
+    none = judging_cost(EXAMPLES, tokenizer, RUBRIC, **settings, anchor_share=0.0)
+    assert none == JudgingCost(17, 2 * 8 * longest + reference, 17 * 20)
+    assert found + none == JudgingCost(37, found.prompt_tokens + none.prompt_tokens, 37 * 20)
 
 
 def test_running_text_is_no_item() -> None:
