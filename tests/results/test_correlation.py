@@ -1,16 +1,19 @@
 """Correlations against scipy's own, cell by cell and draw by draw."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from results_example import cost_tables, write_cell
+from rich.console import Console
 from scipy import stats
 
 from kvcore.results import correlation
 from kvcore.results.collection import collect
 from kvcore.results.correlation import COSTS, PREDICTORS, _kendall, correlate, draw_correlations, write_correlations
+from kvcore.results.printing.grid import print_correlations
 from kvcore.schema import UserError
 
 
@@ -140,6 +143,17 @@ def test_tables_and_figures_are_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(pd.read_csv(paths[0])) == len(found)
     assert set(COSTS) >= {"nd_ppl"}
+
+
+def test_every_correlation_is_printed_with_its_interval_whatever_the_width(tmp_path: Path) -> None:
+    write_grid(tmp_path, 4)
+    found, _ = correlate(collect(tmp_path).cells)
+    screen = io.StringIO()
+    print_correlations(Console(file=screen, width=40), found)
+    row = found.iloc[0]
+    line = next(line for line in screen.getvalue().splitlines() if line.split()[:2] == ["NER", "K"])
+    for name in ("pearson", "spearman", "kendall"):
+        assert f"{row[name]:.2f} ({row[f'{name}_cells_low']:.2f}, {row[f'{name}_cells_high']:.2f})" in line
 
 
 def test_kendalls_tau_is_scipys_with_ties_and_unknown_values() -> None:

@@ -134,7 +134,7 @@ def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
         for _, row in group.iterrows():
             found = [
                 f"{row[name]:.2f} ({row[f'{name}_cells_low']:.2f}, {row[f'{name}_cells_high']:.2f})"
-                for name in ("pearson", "spearman")
+                for name in ("pearson", "spearman", "kendall")
             ]
-            table.add_row(f"{_METRICS[row['metric']]} {_KINDS[row['kind']]}", *found, f"{row['kendall']:.2f}")
-        console.print(table)
+            table.add_row(f"{_METRICS[row['metric']]} {_KINDS[row['kind']]}", *found)
+        _print_whole(console, table)
