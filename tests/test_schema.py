@@ -115,7 +115,7 @@ def test_rules_over_several_settings() -> None:
     assert faults(rank_budget=sensitivity | {"ratios": []}) == ["rank_budget.ratios = []: at least one ratio is needed"]
     for energy in ({}, {"shares": [0.9], "budgets": [0.5]}):
         (fault,) = faults(rank_budget={"name": "energy", **energy})
-        assert fault.endswith("give either shares or budgets")
+        assert fault.endswith("give either shares or budgets; the other is []")
     assert faults("dataset@held_out.dataset=pocket_code", held_out__dataset__max_tokens=5) == [
         "held_out.dataset.max_tokens = 5: set evaluation.max_tokens instead"
     ]

@@ -66,7 +66,9 @@ class EnergyRankBudget(Group):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if bool(self.shares) == bool(self.budgets):
-            raise SettingError("rank_budget.shares", list(self.shares), "give either shares or budgets")
+            raise SettingError(
+                "rank_budget.shares", list(self.shares), "give either shares or budgets; the other is []"
+            )
         _require_once("shares" if self.shares else "budgets", self.shares or self.budgets)
         return self
 

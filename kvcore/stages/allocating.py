@@ -101,7 +101,10 @@ def _truncating(
         path = Path(settings.path).expanduser()
         return read_ranks(path, kv_dims(spectra), model_revision=cell.model_revision)
     if isinstance(settings, EnergyRankBudget) and settings.shares:
-        return [Allocation("energy", f"energy {share:g}", ranks_at_energy(spectra, share)) for share in settings.shares]
+        return [
+            Allocation("energy", f"energy share {share:g}", ranks_at_energy(spectra, share))
+            for share in settings.shares
+        ]
     sample = calibration_sample(inputs, getattr(settings, "tokens", 1), cell.settings.capture.batch_tokens)
     passes = _passes(settings, len(spectra))
     with progress.running("allocation", f"{settings.name} ranks", passes * sample.token_count) as advance:

@@ -37,6 +37,13 @@ def test_every_budget_allocates_measures_and_can_be_read_again(tiny_folder: Path
     assert list(pd.read_parquet(reread.parent / "perplexity.parquet")["nll"]) == list(surface["nll"])
 
 
+def test_a_share_of_the_energy_is_not_named_like_a_budget(tiny_folder: Path, tiny_data: Path) -> None:
+    shares = ["rank_budget=energy", "rank_budget.shares=[0.9]", "rank_budget.budgets=[]"]
+    surface = pd.read_parquet(run_cell(cell(tiny_folder, tiny_data, *shares)).with_name("perplexity.parquet"))
+    assert list(surface["asked"]) == ["untruncated", "energy share 0.9"]
+    assert surface["budget"].isna()[1]
+
+
 def test_a_budget_that_buys_nothing_is_refused_before_the_long_work(tiny_folder: Path, tiny_data: Path) -> None:
     for option in ("uniform", "waterfill", "importance", "sensitivity", "energy"):
         with pytest.raises(SettingError, match=r"rank_budget.budgets = 0.01: one rank"):
