@@ -101,6 +101,11 @@ def trusted(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["status"] == FINISHED]
 
 
+def on_own_data(cells: pd.DataFrame) -> "pd.Series[bool]":
+    """Say of each cell whether it was evaluated on the data that its spectra are from."""
+    return (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
+
+
 def cell_table(record: str, name: str, *columns: str) -> pd.DataFrame:
     """Read one of the tables beside a record.
 

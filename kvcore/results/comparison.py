@@ -53,7 +53,7 @@ class _Budgets:
     """
 
     def __init__(self, record: str) -> None:
-        points = cell_table(record, "perplexity", "point", "strategy", "budget", *_COSTS)
+        points = cell_table(record, "perplexity", "strategy", "budget", "point", *_COSTS)
         asked = points[(points["strategy"] != "none") & points["budget"].notna()]
         self.strategy = "none" if asked.empty else str(asked["strategy"].iloc[0])
         self.points = asked.set_index("budget")

@@ -13,7 +13,7 @@ from scipy import stats
 from kvcore.evaluation.intervals import LEVEL, Samples
 from kvcore.evaluation.judging.scores import grid_scores
 from kvcore.results import figures
-from kvcore.results.collection import cell_table, trusted
+from kvcore.results.collection import cell_table, on_own_data, trusted
 from kvcore.schema import UserError
 
 POOLED = "pooled"
@@ -39,6 +39,7 @@ class Cell:
     Attributes:
         model: Name of the model.
         data: Dataset and language.
+        converged: Whether its spectra have settled.
         predictors: By (metric, kind): the mean over layers, ranks as shares of kv_dim; `both`: of keys and values.
         grid: Pairs of a key ratio and a value ratio.
         costs: By name: (1 + DRAWS,) the cost, and that of draws of the cell's examples with replacement.
@@ -48,6 +49,7 @@ class Cell:
         """Read the tables of a finished cell with a grid."""
         self.model = str(cell["model"])
         self.data = f"{cell['dataset']}, {cell['language']}"
+        self.converged = bool(cell["converged"])
         tables = {name: cell_table(cell["path"], name, *columns) for name, columns in _COLUMNS.items()}
         self.predictors = _predictors(tables["layers"])
         self.grid = frozenset(zip(tables["perplexity"]["key_ratio"], tables["perplexity"]["value_ratio"], strict=True))
@@ -97,12 +99,14 @@ def correlate(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Correlate rank metrics with costs over the cells with a grid, per model and over all models.
 
     Args:
-        cells: From `kvcore.results.collection.collect`; those whose gates failed are left out.
+        cells: From `kvcore.results.collection.collect`; those whose gates failed, or that were evaluated on other data
+            than their own, are left out.
 
     Returns:
-        The correlations: model (`pooled`: all), cost, metric, kind, cells, and for each of pearson, spearman and
-        kendall its value and two 95 % bootstrap intervals: over examples (`_low`, `_high`: the same datasets, other
-        examples) and over cells (`_cells_low`, `_cells_high`: other datasets). And what they are of, a row a cell.
+        The correlations: model (`pooled`: all), cost, metric, kind, cells, converged (how many of these are), and for
+        each of pearson, spearman and kendall its value and two 95 % bootstrap intervals: over examples (`_low`,
+        `_high`: the same datasets, other examples) and over cells (`_cells_low`, `_cells_high`: other datasets). And
+        what they are of, a row a cell.
 
     Raises:
         UserError: Fewer than three cells of a model have a grid, two are of one dataset, or their grids differ.
@@ -116,7 +120,8 @@ def correlate(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     if len(groups) > 1:
         groups[POOLED] = found
     rows = [
-        {"model": model, "cost": cost, "metric": metric, "kind": kind, "cells": len(having)}
+        {"model": model, "cost": cost, "metric": metric, "kind": kind}
+        | {"cells": len(having), "converged": sum(cell.converged for cell in having)}
         | _correlations([cell.predictors[metric, kind] for cell in having], [cell.costs[cost] for cell in having])
         for model, group in groups.items()
         for cost in COSTS
@@ -130,11 +135,14 @@ def correlate(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _one_a_dataset(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells with a grid; of a judged and an unjudged one with the same spectra, the judged one.
 
+    A cell that was evaluated on other data than its own says nothing of what its NER predicts, and is left out.
+
     Raises:
         UserError: Other cells are of one dataset.
     """
-    data = ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
-    grids = cells[cells["rank_budget"] == "grid"].sort_values("judged", ascending=False, kind="stable")
+    data = ["model", "dataset", "language"]
+    grids = cells[on_own_data(cells) & (cells["rank_budget"] == "grid")]
+    grids = grids.sort_values("judged", ascending=False, kind="stable")
     grids = grids.drop_duplicates([*data, "spectrum_id"]).sort_index()
     twice = grids[grids.duplicated(data, keep=False)]
     if len(twice):
@@ -151,7 +159,7 @@ def _described(cell: Cell) -> dict[str, object]:
         ends = np.nanquantile(drawn[1:], [low, high])
         costs |= {name: drawn[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
     predictors = {f"{metric}_{kind}": value for (metric, kind), value in cell.predictors.items()}
-    return {"model": cell.model, "data": cell.data, **predictors, **costs}
+    return {"model": cell.model, "data": cell.data, "converged": cell.converged, **predictors, **costs}
 
 
 def _correlations(predictor: Sequence[float], costs: Sequence[Samples]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from kvcore.evaluation.intervals import Samples, mean_interval
 from kvcore.results.agreement import one_a_spectrum
-from kvcore.results.collection import trusted
+from kvcore.results.collection import on_own_data, trusted
 
 KINDS = ("key", "value")
 _ENGLISH = "english"
@@ -183,8 +183,7 @@ def _with_all_models(spectra: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cost(cells: pd.DataFrame) -> _Answer:
-    own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
-    grid = cells[own & cells["grid_mean_nd_ppl"].notna()]
+    grid = cells[on_own_data(cells) & cells["grid_mean_nd_ppl"].notna()]
     grid = one_a_spectrum(grid[np.isfinite(grid["grid_mean_nd_ppl"])])
     grid = grid.groupby("model").filter(lambda group: len(group) > _FEWEST)
     _require(len(grid) > 0, f"it takes more than {_FEWEST} cells of one model with rank_budget=grid")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kvcore.results import figures
 from kvcore.results.agreement import one_a_spectrum
-from kvcore.results.collection import Problem, cell_table, trusted
+from kvcore.results.collection import Problem, cell_table, on_own_data, trusted
 from kvcore.results.correlation import COSTS
 from kvcore.schema import UserError
 
@@ -164,8 +164,7 @@ def _against_ner(cells: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _own_grid(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells with a grid, evaluated on their own data; of several of one spectrum, a judged one."""
-    own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
-    grid = cells[own & (cells["rank_budget"] == "grid")]
+    grid = cells[on_own_data(cells) & (cells["rank_budget"] == "grid")]
     return one_a_spectrum(grid.sort_values("judged", ascending=False, kind="stable"))
 
 

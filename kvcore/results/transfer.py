@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kvcore.results import figures
-from kvcore.results.collection import cell_table, trusted
+from kvcore.results.collection import cell_table, on_own_data, trusted
 from kvcore.schema import UserError
 
 
@@ -37,8 +37,7 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
             two bases, or a column several numbers of tokens.
     """
     cells = trusted(cells)
-    own = (cells["dataset"] == cells["evaluated_on"]) & (cells["language"] == cells["evaluated_language"])
-    if own.all():
+    if on_own_data(cells).all():
         raise UserError("no finished cell was evaluated on another dataset than its own, as experiment=transfer does")
     points = pd.concat([_points(cell) for _, cell in cells.iterrows()], ignore_index=True)
     if points.empty:

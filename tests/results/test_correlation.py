@@ -117,6 +117,7 @@ def test_cells_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         correlate(collect(tmp_path / "grids").cells)
     write_grid(tmp_path / "gates", 3)
     write_cell(tmp_path / "gates", "m", "d9", tables=tables, id="ff", status="untrusted")
+    write_cell(tmp_path / "gates", "m", "d0", evaluated_on="d9", tables=tables, id="ee", spectrum_id="other")
     assert len(correlate(collect(tmp_path / "gates").cells)[1]) == 3
 
 
@@ -147,9 +148,11 @@ def test_tables_and_figures_are_written(tmp_path: Path) -> None:
 
 def test_every_correlation_is_printed_with_its_interval_whatever_the_width(tmp_path: Path) -> None:
     write_grid(tmp_path, 4)
-    found, _ = correlate(collect(tmp_path).cells)
+    found, points = correlate(collect(tmp_path).cells)
+    assert not points["converged"].any()
     screen = io.StringIO()
     print_correlations(Console(file=screen, width=40), found)
+    assert "; * 4 of them not converged" in " ".join(screen.getvalue().split())
     row = found.iloc[0]
     line = next(line for line in screen.getvalue().splitlines() if line.split()[:2] == ["NER", "K"])
     for name in ("pearson", "spearman", "kendall"):

@@ -126,7 +126,9 @@ _KINDS = {"key": "K", "value": "V", "both": "K+V"}
 def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
     """Print correlations, see `kvcore.results.correlation.correlate`."""
     for (model, cost), group in correlations.groupby(["model", "cost"], sort=False):
-        console.print(f"\n{model}, {cost}, {group['cells'].iloc[0]} cells (95 % intervals over datasets)", markup=False)
+        cells, settled = group["cells"].iloc[0], group["converged"].iloc[0]
+        mark = "" if settled == cells else f"; {NOT_CONVERGED} {cells - settled} of them not converged"
+        console.print(f"\n{model}, {cost}, {cells} cells (95 % intervals over datasets){mark}", markup=False)
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("metric", no_wrap=True)
         for heading in ("Pearson", "Spearman", "Kendall"):

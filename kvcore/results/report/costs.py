@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from kvcore.results.collection import trusted
+from kvcore.results.collection import on_own_data, trusted
 
 COSTS = {"nd_ppl": "grid_mean_nd_ppl", "gpt_score": "grid_mean_score"}
 _FEWEST_POINTS = 3
@@ -28,9 +28,7 @@ def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
         Columns: id, model, dataset, language, ratios (of the grid), converged, ner_key, ner_value, cost (`nd_ppl` or
         `gpt_score`), and `measured` with the ends `low` and `high` of its 95 % interval over examples.
     """
-    parts, own = [], trusted(cells)
-    for split, name in (("evaluated_on", "dataset"), ("evaluated_language", "language")):
-        own = own[own[split] == own[name]]
+    parts, own = [], trusted(cells)[on_own_data(trusted(cells))]
     for cost, name in COSTS.items():
         names = {name: "measured", f"{name}_low": "low", f"{name}_high": "high"}
         grids = own.dropna(subset=["ratios", name]).sort_values("judged", ascending=False, kind="stable")
