@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from kvcore import measure
+from kvcore.compression.allocation import spend_within
 from kvcore.compression.budgets.sensitivity import (
     CANDIDATES,
     Divergence,
@@ -19,7 +20,7 @@ from kvcore.compression.budgets.sensitivity import (
     measure_divergences,
     sensitivity_ranks,
 )
-from kvcore.compression.budgets.waterfill import waterfill_ranks
+from kvcore.compression.budgets.waterfill import relative_energy, waterfill_ranks
 from kvcore.compression.truncation import truncated
 from kvcore.data.batches import Batches, make_batches
 from kvcore.data.encoding import encode
@@ -28,7 +29,7 @@ from kvcore.model.geometry import LayerKind, discover
 from kvcore.schema import SettingError
 from kvcore.spectrum import Spectrum
 from kvcore.spectrum.metrics import tail_energy
-from kvcore.spectrum.tables import Spectra
+from kvcore.spectrum.tables import Spectra, kv_dims
 
 
 @pytest.fixture
@@ -101,18 +102,23 @@ def test_expected_losses_fall_whatever_was_measured() -> None:
 
 @dataclass
 class KnownDivergence:
-    """Stands in for a model whose layers cost what is said, and add up; below a rank that is needed, 1 more."""
+    """Stands in for a model whose layers cost what is said, and add up; below a rank that is needed, 1 more.
+
+    Keys may cost more together than alone.
+    """
 
     spectra: Spectra
     costs: dict[LayerKind, float]
     needed: dict[LayerKind, int] = field(default_factory=dict)
+    keys_together: float = 1.0
     asked: int = 0
 
     def of(self, ranks: dict[LayerKind, int]) -> float:
         self.asked += 1
         lost = {p: tail_energy(self.spectra[p].singular_values, rank) for p, rank in ranks.items()}
         missed = sum(rank < self.needed.get(p, 0) for p, rank in ranks.items())
-        return missed + sum(self.costs[p] * lost[p] / tail_energy(self.spectra[p].singular_values, 0) for p in ranks)
+        costs = {p: self.costs[p] * (self.keys_together if len(ranks) > 1 and p.kind == "key" else 1) for p in ranks}
+        return missed + sum(costs[p] * lost[p] / tail_energy(self.spectra[p].singular_values, 0) for p in ranks)
 
 
 @pytest.fixture
@@ -138,6 +144,30 @@ def test_without_differences_it_is_waterfill(alike: Spectra) -> None:
     known: Any = KnownDivergence(alike, dict.fromkeys(alike, 1.0))
     found = sensitivity_ranks(alike, 0.5, measure_divergences(known, alike, [0.3, 0.6]), known)
     assert known.of(found) == pytest.approx(known.of(waterfill_ranks(alike, 0.5)))
+
+
+def test_what_all_layers_cost_together_decides(alike: Spectra) -> None:
+    """Measured alone, keys and values look alike; the weights of keys are there for what this misses."""
+    costs = dict.fromkeys(alike, 1.0)
+    together: Any = KnownDivergence(alike, costs, keys_together=2.5)
+    found = sensitivity_ranks(alike, 0.5, measure_divergences(together, alike, [0.3, 0.6]), together)
+    as_if_alone: Any = KnownDivergence(alike, costs)
+    expected = sensitivity_ranks(alike, 0.5, measure_divergences(as_if_alone, alike, [0.3, 0.6]), as_if_alone)
+    assert together.of(found) < 0.97 * together.of(expected)
+    weighted = {p: relative_energy(s).numpy() * (2.5 if p.kind == "key" else 1) for p, s in alike.items()}
+    assert together.of(found) == pytest.approx(together.of(spend_within(kv_dims(alike), weighted, 0.5)))
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.5, 1.0])
+def test_measurements_count_as_far_as_they_hold(alike: Spectra, truth: float) -> None:
+    """What layers cost alone may exaggerate what they cost together, or tell nothing of it: then it is waterfill."""
+    alone = {place: 4.0**place.layer for place in alike}
+    measured = measure_divergences(KnownDivergence(alike, alone), alike, [0.3, 0.6])  # type: ignore[arg-type]
+    costs = {place: cost**truth for place, cost in alone.items()}
+    known: Any = KnownDivergence(alike, costs)
+    found = sensitivity_ranks(alike, 0.5, measured, known)
+    gains = {place: costs[place] * relative_energy(spectrum).numpy() for place, spectrum in alike.items()}
+    assert known.of(found) == pytest.approx(known.of(spend_within(kv_dims(alike), gains, 0.5)))
 
 
 def test_layers_that_cost_nothing_get_the_floor(alike: Spectra) -> None:
