@@ -17,13 +17,15 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="an output_root (default: outputs)")
     outputs = parser.parse_args().outputs
     with clear_errors():
+        from kvcore.cell import writing_to
         from kvcore.results.comparison import compare_budgets
         from kvcore.results.printing.grid import print_comparison
 
         comparison = compare_budgets(collected_cells(outputs))
         print_comparison(Console(), comparison)
         path = outputs / "comparison.csv"
-        comparison.to_csv(path, index=False)
+        with writing_to(str(outputs)):
+            comparison.to_csv(path, index=False)
         print(path)
 
 

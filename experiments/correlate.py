@@ -17,13 +17,16 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="an output_root (default: outputs)")
     outputs = parser.parse_args().outputs
     with clear_errors():
+        from kvcore.cell import writing_to
         from kvcore.results.correlation import correlate, draw_correlations, write_correlations
         from kvcore.results.printing.grid import print_correlations
 
         correlations, points = correlate(collected_cells(outputs))
         print_correlations(Console(), correlations)
         folder = outputs / "correlations"
-        for path in [*write_correlations(correlations, points, folder), *draw_correlations(points, folder)]:
+        with writing_to(str(outputs)):
+            paths = [*write_correlations(correlations, points, folder), *draw_correlations(points, folder)]
+        for path in paths:
             print(path)
 
 

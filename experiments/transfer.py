@@ -17,12 +17,15 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs/transfer", type=Path, help="an output_root")
     outputs = parser.parse_args().outputs
     with clear_errors():
+        from kvcore.cell import writing_to
         from kvcore.results.printing.grid import print_transfers
         from kvcore.results.transfer import draw_transfers, transfers
 
         cells = collected_cells(outputs)
         print_transfers(Console(), transfers(cells))
-        for path in draw_transfers(cells, outputs / "transfer"):
+        with writing_to(str(outputs)):
+            paths = draw_transfers(cells, outputs / "transfer")
+        for path in paths:
             print(path)
 
 

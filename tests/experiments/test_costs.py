@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_llama, tiny_overrides
+from results_example import cost_tables, write_cell
 from scripts import call
+
+from kvcore.results.correlation import PREDICTORS
 
 
 def test_budgets_are_run_and_compared(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -24,6 +28,27 @@ def test_budgets_are_run_and_compared(tiny_folder: Path, tiny_data: Path, tmp_pa
         refused = call(script, "outputs", cwd=tmp_path)
         assert refused.returncode == 2
         assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "place"),
+    [("compare.py", "comparison.csv/x"), ("correlate.py", "correlations"), ("transfer.py", "transfer")],
+)
+def test_outputs_that_cannot_be_written_are_one_line(script: str, place: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for data in "abc":
+        grid = cost_tables("grid", {(1.0, 1.0): [1.0, 2.0], (0.5, 0.5): list(generator.uniform(2, 3, 2))}, [1, 1])
+        kinds = {"kind": ["key", "value"], "kv_dim": 8}
+        metrics = {name: generator.uniform(size=2) for name in PREDICTORS}
+        write_cell(tmp_path, "m", data, tables=grid | {"layers": pd.DataFrame(kinds | metrics)})
+    uniform = cost_tables("uniform", {1.0: [1.0], 0.5: [2.0]}, [1])
+    write_cell(tmp_path, "m", "a", evaluated_on="b", rank_budget="uniform", tables=uniform)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    done = call(script, str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"output_root = '{tmp_path}': cannot be written to")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_one_command_runs_and_draws_a_transfer_matrix(tmp_path: Path) -> None:
