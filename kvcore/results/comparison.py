@@ -21,10 +21,10 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
         cells: From `kvcore.results.collection.collect`; those whose gates failed are left out.
 
     Returns:
-        Columns: those of the data, budget, strategy, cost_ratio, kept_keys, kept_values, delta_nll, and `share`, its
-        ratio to the delta NLL of the uniform budget (NaN where there is none, or where it costs nothing, as all of the
-        cache does); each of both with the ends of its 95 % bootstrap interval over examples, drawn together for
-        both budgets.
+        Columns: those of the data, converged (its spectra), budget, strategy, cost_ratio, kept_keys, kept_values,
+        delta_nll, and `share`, its ratio to the delta NLL of the uniform budget (NaN where there is none, or where it
+        costs nothing, as all of the cache does); each of both with the ends of its 95 % bootstrap interval over
+        examples, drawn together for both budgets.
 
     Raises:
         UserError: No cell has a budget to compare, two cells are of one strategy, or were evaluated on other tokens.
@@ -37,7 +37,8 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
             raise UserError("two cells are of one strategy, data and budget:\n" + "\n".join(group["path"]))
         for (strategy, budget), part in found.items():
             reference = found.get((REFERENCE, budget))
-            rows.append(dict(zip(_SAME, data, strict=True)) | part.row(budget, reference) | {"strategy": strategy})
+            names = dict(zip(_SAME, data, strict=True)) | {"converged": bool(group["converged"].all())}
+            rows.append(names | part.row(budget, reference) | {"strategy": strategy})
     if not rows:
         raise UserError("no finished cell has a rank budget with budgets, such as rank_budget=waterfill")
     order = [*_SAME, "budget", "share", "delta_nll"]

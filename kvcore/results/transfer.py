@@ -19,11 +19,13 @@ class Transfer(NamedTuple):
         asked: The budget, in words.
         delta_nll: Nats per token; rows: what bases and ranks are from, columns: what their cost was measured on,
             both in the same order; NaN where a cell is missing.
+        not_converged: Rows whose spectra have not settled.
     """
 
     model: str
     asked: str
     delta_nll: pd.DataFrame
+    not_converged: frozenset[str]
 
 
 def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
@@ -56,7 +58,8 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
                 raise UserError(f"in one transfer matrix, for {name} the {said}:\n" + "\n".join(several["path"]))
         matrix = group.pivot(index="basis", columns="evaluated", values="delta_nll")
         names = sorted({*matrix.index, *matrix.columns})
-        yield Transfer(str(model), str(asked), matrix.reindex(index=names, columns=names))
+        unsettled = frozenset(group.loc[~group["converged"], "basis"])
+        yield Transfer(str(model), str(asked), matrix.reindex(index=names, columns=names), unsettled)
 
 
 def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
@@ -80,6 +83,7 @@ def _points(cell: "pd.Series[str]") -> pd.DataFrame:
         basis=_data(cell["dataset"], cell["language"]),
         evaluated=_data(cell["evaluated_on"], cell["evaluated_language"]),
         spectrum_id=cell["spectrum_id"],
+        converged=cell["converged"],
         path=cell["path"],
     )
 

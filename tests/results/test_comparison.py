@@ -1,13 +1,17 @@
 """Rank budgets against each other: shares of the uniform one, on the same examples."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from results_example import cost_tables, write_cell
+from rich.console import Console
 
 from kvcore.results.collection import collect
 from kvcore.results.comparison import compare_budgets
+from kvcore.results.printing.grid import print_comparison, print_transfers
+from kvcore.results.transfer import transfers
 from kvcore.schema import UserError
 
 TOKENS = [10, 20, 30]
@@ -31,6 +35,21 @@ def test_shares_by_hand(tmp_path: Path) -> None:
 def test_without_a_uniform_budget_there_is_no_share(tmp_path: Path) -> None:
     write_cell(tmp_path, "m", "d", rank_budget="waterfill", tables=cost_tables("waterfill", WATERFILL, TOKENS))
     assert np.isnan(compare_budgets(collect(tmp_path).cells)["share"]).all()
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_ranks_of_spectra_that_have_not_settled_are_marked(tmp_path: Path, converged: bool) -> None:
+    tables = cost_tables("uniform", UNIFORM, TOKENS)
+    write_cell(tmp_path, "m", "d", rank_budget="uniform", tables=tables, converged=converged)
+    write_cell(tmp_path, "m", "d", evaluated_on="e", rank_budget="uniform", tables=tables, converged=converged)
+    cells, screen = collect(tmp_path).cells, io.StringIO()
+    comparison = compare_budgets(cells)
+    assert set(comparison["converged"]) == {converged}
+    print_comparison(Console(file=screen, width=100), comparison)
+    print_transfers(Console(file=screen, width=100), transfers(cells))
+    said = screen.getvalue()
+    marked = ("ranks from d, english*;", "\n d*  ", "\n* not converged: fewer than 20 tokens per dimension\n")
+    assert [mark in said for mark in marked] == [not converged] * 3
 
 
 def test_where_uniform_costs_nothing_there_is_no_share(tmp_path: Path) -> None:

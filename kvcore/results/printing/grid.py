@@ -12,11 +12,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from kvcore.results.findings import Finding
-from kvcore.results.ner_table import NOT_CONVERGED, laid_out, notes
+from kvcore.results.ner_table import LEGEND, NOT_CONVERGED, laid_out, notes
 from kvcore.results.publication import Publication
 from kvcore.results.transfer import Transfer
 
 _ANY_WIDTH = 100_000
+_NOTE = f"{NOT_CONVERGED} {LEGEND[NOT_CONVERGED]}"
 
 
 def print_publication(console: Console, publication: Publication) -> None:
@@ -83,7 +84,12 @@ def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
     for (model, dataset, language, on, on_language), group in comparison.groupby(
         ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
     ):
-        console.print(f"\n{model}: ranks from {dataset}, {language}; cost on {on}, {on_language} (95 % intervals)")
+        mark = "" if group["converged"].all() else NOT_CONVERGED
+        console.print(
+            f"\n{model}: ranks from {dataset}, {language}{mark}; cost on {on}, {on_language} (95 % intervals)"
+        )
+        if mark:
+            console.print(_NOTE, highlight=False)
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("budget", justify="right")
         table.add_column("strategy")
@@ -110,8 +116,10 @@ def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
         for place, (basis, row) in enumerate(transfer.delta_nll.iterrows()):
             costs = ["-" if math.isnan(cost) else f"{cost:.4f}" for cost in row]
             costs[place] = escape(f"[{costs[place]}]")
-            table.add_row(str(basis), *costs)
+            table.add_row(f"{basis}{NOT_CONVERGED if basis in transfer.not_converged else ''}", *costs)
         _print_whole(console, table)
+        if transfer.not_converged:
+            console.print(_NOTE, highlight=False)
 
 
 _METRICS = {
@@ -127,7 +135,7 @@ def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
     """Print correlations, see `kvcore.results.correlation.correlate`."""
     for (model, cost), group in correlations.groupby(["model", "cost"], sort=False):
         cells, settled = group["cells"].iloc[0], group["converged"].iloc[0]
-        mark = "" if settled == cells else f"; {NOT_CONVERGED} {cells - settled} of them not converged"
+        mark = "" if settled == cells else f"; {cells - settled} of them {LEGEND[NOT_CONVERGED]}"
         console.print(f"\n{model}, {cost}, {cells} cells (95 % intervals over datasets){mark}", markup=False)
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("metric", no_wrap=True)
