@@ -41,6 +41,7 @@ def write_cell(
     language: str = "english",
     *,
     evaluated_on: str | None = None,
+    evaluated_language: str | None = None,
     rank_budget: str = "grid",
     settings: dict[str, dict[str, Any]] | None = None,
     tables: dict[str, pd.DataFrame] | None = None,
@@ -52,8 +53,9 @@ def write_cell(
         group: values for group, values in (settings or {}).items() if group not in names
     }
     spectrum = {name: names[name] for name in ("model", "dataset", "language")}
-    changes = {"id": identity(names | {"on": evaluated_on}), "spectrum_id": identity(spectrum)} | changes
-    splits = {"evaluation": {"dataset": evaluated_on or dataset, "language": language, "tokens": 20}}
+    on = {"dataset": evaluated_on or dataset, "language": evaluated_language or language}
+    changes = {"id": identity(names | {"on": on}), "spectrum_id": identity(spectrum)} | changes
+    splits = {"evaluation": on | {"tokens": 20}}
     record = dataclasses.replace(example_record(), settings=settings, splits=splits, **changes)
     folder = root / "runs" / model / f"{dataset}-{language}" / f"{record.id}"
     folder.mkdir(parents=True)

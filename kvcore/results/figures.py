@@ -101,20 +101,22 @@ def transfer_heatmap(delta_nll: pd.DataFrame, title: str) -> Figure:
         delta_nll: Rows: what bases and ranks are from, columns: what their cost was measured on, in the same order.
         title: Which model, at which budget.
     """
-    with drawing(title, height=3.2) as (figure, axes):
+    name = 0.06 * max(map(len, map(str, delta_nll.index)))  # inches
+    with drawing(title, height=1.6 + 0.28 * len(delta_nll) + 0.7 * name) as (figure, axes):
+        figure.set_figwidth(max(COLUMN_WIDTH, 0.5 + 0.4 * len(delta_nll) + name))
         seaborn.heatmap(
             delta_nll,
             annot=True,
             fmt=".3f",
             annot_kws={"fontsize": 6},
             cmap="cividis_r",
-            cbar_kws={"label": "delta NLL (nats per token)"},
+            cbar_kws={"label": "delta NLL (nats per token)", "location": "top", "aspect": 30},
             ax=axes,
         )
         for place in range(len(delta_nll)):
             axes.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
         axes.set(xlabel="evaluated on", ylabel="bases and ranks from")
-        axes.tick_params(axis="x", rotation=45)
+        axes.set_xticklabels(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
         axes.tick_params(axis="y", rotation=0)
     return figure
 

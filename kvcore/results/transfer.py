@@ -1,6 +1,6 @@
 """The transfer matrix: what it costs to compress one dataset's cache with the bases and ranks of another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,10 @@ import pandas as pd
 
 from kvcore.results import figures
 from kvcore.results.collection import cell_table, on_own_data, trusted
+from kvcore.results.ner_table import NOT_CONVERGED
 from kvcore.schema import UserError
+
+Label = Callable[[str, str], str]
 
 
 class Transfer(NamedTuple):
@@ -27,6 +30,13 @@ class Transfer(NamedTuple):
     delta_nll: pd.DataFrame
     not_converged: frozenset[str]
 
+    @property
+    def marked(self) -> pd.DataFrame:
+        """`delta_nll` as a person reads it: with a mark at the names of rows that have not settled."""
+        return self.delta_nll.rename(
+            index=lambda name: f"{name}{NOT_CONVERGED}" if name in self.not_converged else name
+        )
+
 
 def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
     """Yield the transfer matrix of every model and budget.
@@ -41,7 +51,8 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
     cells = trusted(cells)
     if on_own_data(cells).all():
         raise UserError("no finished cell was evaluated on another dataset than its own, as experiment=transfer does")
-    points = pd.concat([_points(cell) for _, cell in cells.iterrows()], ignore_index=True)
+    label = _label(cells)
+    points = pd.concat([_points(cell, label) for _, cell in cells.iterrows()], ignore_index=True)
     if points.empty:
         raise UserError("no cell of this transfer matrix truncates anything: it needs a rank budget, not none")
     for (model, asked), group in points.groupby(["model", "asked"], sort=False):
@@ -70,23 +81,29 @@ def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
         name = f"{transfer.model}-{transfer.asked}".replace(" ", "_").replace(",", "")
         table = folder / f"{name}.csv"
         transfer.delta_nll.to_csv(table)
-        title = f"{transfer.model}, {transfer.asked}"
-        paths += [table, *figures.save_figure(figures.transfer_heatmap(transfer.delta_nll, title), folder, name)]
+        note = f" ({NOT_CONVERGED} not converged)" if transfer.not_converged else ""
+        title = f"{transfer.model}, {transfer.asked}{note}"
+        paths += [table, *figures.save_figure(figures.transfer_heatmap(transfer.marked, title), folder, name)]
     return paths
 
 
-def _points(cell: "pd.Series[str]") -> pd.DataFrame:
+def _points(cell: "pd.Series[str]", label: Label) -> pd.DataFrame:
     names = ["asked", "delta_nll", "tokens"]
     points = cell_table(cell["path"], "perplexity", *names).iloc[1:][names]
     return points.assign(
         model=cell["model"],
-        basis=_data(cell["dataset"], cell["language"]),
-        evaluated=_data(cell["evaluated_on"], cell["evaluated_language"]),
+        basis=label(cell["dataset"], cell["language"]),
+        evaluated=label(cell["evaluated_on"], cell["evaluated_language"]),
         spectrum_id=cell["spectrum_id"],
         converged=cell["converged"],
         path=cell["path"],
     )
 
 
-def _data(dataset: str, language: str) -> str:
-    return dataset if language == "english" else f"{dataset}, {language}"
+def _label(cells: pd.DataFrame) -> Label:
+    """Return what names a row or column: its dataset, its language, or both, as is needed to tell them apart."""
+    if len({*cells["language"], *cells["evaluated_language"]}) == 1:
+        return lambda dataset, _: dataset
+    if len({*cells["dataset"], *cells["evaluated_on"]}) == 1:
+        return lambda _, language: language
+    return lambda dataset, language: f"{dataset}, {language}"

@@ -14,9 +14,9 @@ from kvcore.results.transfer import draw_transfers, transfers
 from kvcore.schema import UserError
 
 
-def write(root: Path, basis: str, evaluated_on: str, delta: float) -> None:
+def write(root: Path, basis: str, evaluated_on: str, delta: float, **changes: str) -> None:
     tables = cost_tables("waterfill", {1.0: [2.0], 0.5: [2.0 + 2 * delta]}, [2])
-    write_cell(root, "m", basis, evaluated_on=evaluated_on, rank_budget="waterfill", tables=tables)
+    write_cell(root, "m", basis, evaluated_on=evaluated_on, rank_budget="waterfill", tables=tables, **changes)
 
 
 def test_rows_are_bases_and_columns_what_was_evaluated(tmp_path: Path) -> None:
@@ -31,6 +31,27 @@ def test_rows_are_bases_and_columns_what_was_evaluated(tmp_path: Path) -> None:
     paths = draw_transfers(collect(tmp_path).cells, tmp_path / "drawn")
     assert [path.name for path in paths] == [f"m-waterfill_0.5.{ending}" for ending in ("csv", "png", "pdf")]
     assert pd.read_csv(paths[0], index_col=0).loc["b", "a"] == pytest.approx(0.2)
+
+
+def test_names_say_what_tells_rows_and_columns_apart(tmp_path: Path) -> None:
+    write(tmp_path, "a", "a", 0.1, language="german", evaluated_language="english")
+    (languages,) = transfers(collect(tmp_path).cells)
+    assert list(languages.delta_nll) == ["english", "german"]
+    write(tmp_path, "a", "b", 0.1, language="german", evaluated_language="english")
+    (both,) = transfers(collect(tmp_path).cells)
+    assert list(both.delta_nll) == ["a, english", "a, german", "b, english"]
+
+
+@pytest.mark.parametrize(("count", "length"), [(2, 60), (5, 30), (16, 10)])
+def test_numbers_stay_inside_their_fields(count: int, length: int) -> None:
+    names = [f"{number:0{length}}" for number in range(count)]
+    figure = figures.transfer_heatmap(pd.DataFrame(10.0, index=names, columns=names), "m")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    fields = axes.get_window_extent()
+    for text in axes.texts:
+        assert text.get_window_extent().width < fields.width / count
+        assert text.get_window_extent().height < fields.height / count
 
 
 def test_the_diagonal_is_framed() -> None:

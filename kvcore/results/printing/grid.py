@@ -113,10 +113,10 @@ def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
         table.add_column("")
         for name in transfer.delta_nll.columns:
             table.add_column(name, justify="right")
-        for place, (basis, row) in enumerate(transfer.delta_nll.iterrows()):
+        for place, (basis, row) in enumerate(transfer.marked.iterrows()):
             costs = ["-" if math.isnan(cost) else f"{cost:.4f}" for cost in row]
             costs[place] = escape(f"[{costs[place]}]")
-            table.add_row(f"{basis}{NOT_CONVERGED if basis in transfer.not_converged else ''}", *costs)
+            table.add_row(str(basis), *costs)
         _print_whole(console, table)
         if transfer.not_converged:
             console.print(_NOTE, highlight=False)
