@@ -31,10 +31,12 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for data, group in trusted(cells).groupby(_SAME):
-        strategies = [_Budgets(record) for record in group["path"]]
-        found = {(part.strategy, budget): part for part in strategies for budget in part.points.index}
-        if len(found) < sum(len(part.points) for part in strategies):
-            raise UserError("two cells are of one strategy, data and budget:\n" + "\n".join(group["path"]))
+        found: dict[tuple[str, float], _Budgets] = {}
+        for part in map(_Budgets, group["path"]):
+            for budget in part.points.index:
+                twin = found.setdefault((part.strategy, budget), part)
+                if twin is not part:
+                    raise UserError(f"two cells are of one strategy, data and budget:\n{twin.path}\n{part.path}")
         for (strategy, budget), part in found.items():
             reference = found.get((REFERENCE, budget))
             names = dict(zip(_SAME, data, strict=True)) | {"converged": bool(group["converged"].all())}
@@ -49,6 +51,7 @@ class _Budgets:
     """What one cell measured at each of its budgets.
 
     Attributes:
+        path: Of its record.
         strategy: Name of its rank budget.
         points: Rows of its perplexity table, by budget.
     """
@@ -56,6 +59,7 @@ class _Budgets:
     def __init__(self, record: str) -> None:
         points = cell_table(record, "perplexity", "strategy", "budget", "point", *_COSTS)
         asked = points[(points["strategy"] != "none") & points["budget"].notna()]
+        self.path = record
         self.strategy = "none" if asked.empty else str(asked["strategy"].iloc[0])
         self.points = asked.set_index("budget")
         self._likelihoods = cell_table(record, "likelihoods", *_LIKELIHOODS) if len(asked) else pd.DataFrame()
