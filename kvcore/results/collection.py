@@ -114,16 +114,18 @@ def cell_table(record: str, name: str, *columns: str) -> pd.DataFrame:
     Args:
         record: Path of the record.
         name: `layers`, `perplexity`, `likelihoods`, ...
-        columns: Those that it must have.
+        columns: Those that it must have, and rows of them.
 
     Raises:
-        UserError: It is missing or cannot be read, or has not these columns.
+        UserError: It is missing or cannot be read, or does not have these columns, or no row of them.
     """
     path = Path(record).with_name(f"{name}.parquet")
     try:
         table = pd.read_parquet(path)
         if missing := [column for column in columns if column not in table]:
             raise ValueError(f"it has no column {', '.join(missing)}")
+        if columns and table.empty:
+            raise ValueError("it has no rows")
         return table
     except (OSError, ValueError) as error:
         raise UserError(
