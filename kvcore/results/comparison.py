@@ -1,5 +1,7 @@
 """Rank budgets against each other, at the same share of the cache and on the same examples."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 
@@ -33,8 +35,14 @@ def compare_budgets(cells: pd.DataFrame) -> pd.DataFrame:
     for data, group in trusted(cells).groupby(_SAME):
         strategies = [_Budgets(record) for record in group["path"]]
         found = {(part.strategy, budget): part for part in strategies for budget in part.points.index}
-        if len(found) < sum(len(part.points) for part in strategies):
-            raise UserError("two cells are of one strategy, data and budget:\n" + "\n".join(group["path"]))
+        times = Counter((part.strategy, budget) for part in strategies for budget in part.points.index)
+        twice = [
+            path
+            for path, part in zip(group["path"], strategies, strict=True)
+            if any(times[part.strategy, budget] > 1 for budget in part.points.index)
+        ]
+        if twice:
+            raise UserError("these cells are of one strategy, data and budget:\n" + "\n".join(twice))
         for (strategy, budget), part in found.items():
             reference = found.get((REFERENCE, budget))
             names = dict(zip(_SAME, data, strict=True)) | {"converged": bool(group["converged"].all())}

@@ -79,8 +79,10 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     for number in range(2):
         tables = cost_tables("waterfill", WATERFILL, TOKENS)
         write_cell(tmp_path / "b", "m", "d", rank_budget="waterfill", tables=tables, id=f"id{number}")
-    with pytest.raises(UserError, match="two cells are of one strategy, data and budget"):
+    write_cell(tmp_path / "b", "m", "d", rank_budget="uniform", tables=cost_tables("uniform", UNIFORM, TOKENS))
+    with pytest.raises(UserError, match="these cells are of one strategy, data and budget") as raised:
         compare_budgets(collect(tmp_path / "b").cells)
+    assert [line.split("/")[-2] for line in str(raised.value).splitlines()[1:]] == ["id0", "id1"]
     write_cell(tmp_path / "c", "m", "d", rank_budget="uniform", tables=cost_tables("uniform", UNIFORM, TOKENS))
     fewer = {budget: nll[:2] for budget, nll in WATERFILL.items()}
     write_cell(tmp_path / "c", "m", "d", rank_budget="waterfill", tables=cost_tables("waterfill", fewer, TOKENS[:2]))
