@@ -80,8 +80,10 @@ def collect(output_root: Path) -> Collected:
     rows, problems = [], []
     for path in paths:
         try:
-            rows.append(_row(json.loads(path.read_text(encoding="utf-8"))) | {"path": str(path)})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            row = _row(json.loads(path.read_text(encoding="utf-8")))
+            _refuse_half_characters(row)
+            rows.append(row | {"path": str(path)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             problems.append(Problem(str(path), _reason(error)))
     cells = _typed(rows)
     for cleared in (_without_contradictions, _without_foreign_spectra):
@@ -112,16 +114,18 @@ def cell_table(record: str, name: str, *columns: str) -> pd.DataFrame:
     Args:
         record: Path of the record.
         name: `layers`, `perplexity`, `likelihoods`, ...
-        columns: Those that it must have.
+        columns: Those that it must have, and rows of them.
 
     Raises:
-        UserError: It is missing or cannot be read, or has not these columns.
+        UserError: It is missing or cannot be read, or does not have these columns, or no row of them.
     """
     path = Path(record).with_name(f"{name}.parquet")
     try:
         table = pd.read_parquet(path)
         if missing := [column for column in columns if column not in table]:
             raise ValueError(f"it has no column {', '.join(missing)}")
+        if columns and table.empty:
+            raise ValueError("it has no rows")
         return table
     except (OSError, ValueError) as error:
         raise UserError(
@@ -186,6 +190,13 @@ def _share(value: float) -> float:
     if not 0 <= float(value) <= 1:
         raise ValueError(f"has an NER of {value}, which is not between 0 and 1")
     return float(value)
+
+
+def _refuse_half_characters(row: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a text cannot be written into a file: JSON can hold half of a surrogate pair."""
+    for name, value in row.items():
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"has {name} = {value!a}, which is not text")
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str | None:

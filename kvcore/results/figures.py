@@ -220,8 +220,8 @@ def drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the house fonts."""
-    return matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8})
+    """Return the house fonts; a dollar sign in a name begins no formula."""
+    return matplotlib.rc_context({"font.size": 7, "axes.labelsize": 8, "figure.titlesize": 8, "text.parse_math": False})
 
 
 def _short(perplexity: float) -> str:

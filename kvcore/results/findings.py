@@ -209,8 +209,7 @@ def _spearman_and_p(groups: list[tuple[ArrayLike, ArrayLike]]) -> tuple[float, f
     """
     x, y = ([_centred_ranks(group[side]) for group in groups] for side in (0, 1))
     norm = float(np.sqrt(sum(part @ part for part in x) * sum(part @ part for part in y)))
-    if norm == 0:
-        return float("nan"), float("nan")
+    _require(norm > 0, "all cells have the same NER, or the same of what it is correlated with")
     draws = np.random.default_rng(_SEED)
     found = sum(float(one @ other) for one, other in zip(x, y, strict=True))
     by_chance = sum(

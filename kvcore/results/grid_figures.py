@@ -43,7 +43,11 @@ def draw_grid(cells: pd.DataFrame, folder: Path) -> tuple[list[Path], list[Probl
     cells, problems = trusted(cells), list[Problem]()
     written = [
         path
-        for name, figure in [*_layerwise(cells, problems), *_over_ratios(cells, problems), *_against_ner(cells)]
+        for name, figure in [
+            *_layerwise(cells, problems),
+            *_over_ratios(cells, problems),
+            *_against_ner(cells, problems),
+        ]
         for path in figures.save_figure(figure, folder, re.sub(r"[^\w.-]+", "_", name))
     ]
     clear_figures(folder, but=written)
@@ -129,8 +133,8 @@ def _over_ratios(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple
         if group["ratios"].nunique() > 1:
             problems.append(Problem(str(group["path"].iloc[0]), f"grids of {model} differ: no mean over them is drawn"))
             continue
-        title = f"perplexity of {model}\ngeometric mean over {len(group)} datasets and languages"
         points = _tables(group, "perplexity", problems)
+        title = f"perplexity of {model}\ngeometric mean over {len(points)} datasets and languages"
         if points:
             yield f"perplexity_heatmap-{model}", figures.perplexity_heatmap(_mean_perplexity(pd.concat(points)), title)
         scores = _tables(group[group["judged"]], "scores", problems)
@@ -152,13 +156,15 @@ def _mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return at.agg(score=("score", "mean"), judged=("judged", "sum")).reset_index()
 
 
-def _against_ner(cells: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _against_ner(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple[str, Figure]]:
     """Yield each cost over NER, for the models with enough cells."""
     for cost, column in _COSTS.items():
         points = _own_grid(cells).rename(columns={f"{column}{end}": f"{cost}{end}" for end in ("", "_low", "_high")})
         points = points[np.isfinite(points[cost])]
         points = points.groupby("model").filter(lambda group: len(group) >= _FEWEST_TO_FIT)
-        if len(points):
+        if points["ratios"].nunique() > 1:
+            problems.append(Problem(str(points["path"].iloc[0]), f"grids differ: {cost} is not drawn against NER"))
+        elif len(points):
             yield f"{cost}_against_ner", figures.cost_against_ner(points, cost, COSTS[cost])
 
 

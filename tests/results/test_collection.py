@@ -68,6 +68,9 @@ def test_records_that_cannot_be_read_are_named_and_skipped(tmp_path: Path) -> No
         ({"tokens_per_dim": 1e-300}, "has a number of tokens or bytes of 9999"),
         ({"tokens_per_dim": math.nan}, "cannot convert float NaN to integer"),
         ({"peak_memory_bytes": 1e30}, "has a number of tokens or bytes of 1e+30"),
+        ({"tokens_per_dim": 1e-320}, "cannot convert float infinity to integer"),
+        ({"perplexity": {"baseline": 10**400, "grid_mean_nd_ppl": 1}}, "int too large to convert to float"),
+        ({"device": "cpu \ud800"}, r"has device = 'cpu \ud800', which is not text"),
         ({"settings": {}}, "is not a record of kvcore: it has no 'rank_budget'"),
     ],
 )

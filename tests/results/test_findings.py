@@ -134,6 +134,8 @@ def test_cost_grows_with_ner_or_not() -> None:
     both_sides = 2 * min(finding.statistics["both_p"], 1 - finding.statistics["both_p"])
     assert both_sides == pytest.approx(expected.pvalue, abs=0.05)
     assert found(grid(0.01, -0.02))["cost"].supported is None
+    same = found(cells.assign(grid_mean_nd_ppl=1.0))["cost"]
+    assert same.statement.startswith("Cannot be told from this grid: all cells have the same NER, or the same of what")
     cells.loc[cells.index[0], "ratios"] = "others"
     assert found(cells)["cost"].statement == "Cannot be told from this grid: the grids of the cells differ."
 

@@ -82,6 +82,50 @@ def test_means_over_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert texts == {"perplexity_heatmap-m": ["20.0", "20.0"], "score_heatmap-m": ["7.50\nn=6", "4.00\nn=4"]}
 
 
+def test_costs_of_different_grids_are_not_drawn_together(tmp_path: Path) -> None:
+    for number in range(6):
+        ratios = {"key_ratios": [1.0, 0.5], "value_ratios": [1.0, 0.5 if number < 3 else 0.1]}
+        costs = {"baseline": 9.0, "grid_mean_nd_ppl": number, "grid_mean_nd_ppl_interval": [0, 9]}
+        ner = {"key": number / 10, "value": 0.7 + number / 100}
+        model = "m" if number < 3 else "n"
+        write_cell(tmp_path, model, f"d{number}", settings={"rank_budget": ratios}, perplexity=costs, ner=ner)
+    cells = collect(tmp_path).cells
+    _, problems = draw_grid(cells, tmp_path / "both")
+    assert not list((tmp_path / "both").glob("*against_ner*"))
+    assert problems[-1].reason == "grids differ: nd_ppl is not drawn against NER"
+    draw_grid(cells[cells["model"] == "m"], tmp_path / "one")
+    assert (tmp_path / "one" / "nd_ppl_against_ner.png").is_file()
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path: Path) -> None:
+    for number in range(2):
+        path = write_cell(tmp_path, "m", f"d{number}", tables={"layers": layers(1).drop(columns="label")})
+        path.write_text(
+            path.read_text().replace('"name": "m"', r'"name": "$\\m$"').replace(f'"d{number}"', f'"$_${number}"')
+        )
+    written, _ = draw_grid(collect(tmp_path).cells, tmp_path / "figures")
+    assert len(written) == 2
+
+
+def test_a_table_without_rows_is_missing_in_the_figure_and_its_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvcore.results import figures
+
+    titles = {}
+    monkeypatch.setattr(
+        figures, "save_figure", lambda figure, _, name: titles.setdefault(name, figure.get_suptitle()) and []
+    )
+    points = pd.DataFrame({"key_ratio": [1.0, 0.5], "value_ratio": 1.0, "perplexity": 9.0, "delta_nll": [0, 1]})
+    for number in range(3):
+        kept = 2 if number else 0
+        tables = {"layers": layers(1).drop(columns="label").head(4 * kept), "perplexity": points.head(kept)}
+        write_cell(tmp_path, "m", f"d{number}", tables=tables)
+    _, problems = draw_grid(collect(tmp_path).cells, tmp_path)
+    assert titles["perplexity_heatmap-m"] == "perplexity of m\ngeometric mean over 2 datasets and languages"
+    assert ["it has no rows" in problem.reason for problem in problems] == [True, True]
+
+
 def test_odd_names_stay_in_the_folder_of_figures(tmp_path: Path) -> None:
     for number in range(2):
         path = write_cell(tmp_path, "m", f"d{number}", tables={"layers": layers(1).drop(columns="label")})

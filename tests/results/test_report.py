@@ -123,6 +123,17 @@ def test_figures_show_the_cells_that_compare(tmp_path: Path) -> None:
     assert "no trusted cell has a rank budget that is a grid" in page
 
 
+def test_one_id_with_two_names_is_two_cells(tmp_path: Path) -> None:
+    for model in ("one", "two"):
+        layers = pd.DataFrame({"layer": [0], "foreign": [b"x"]})
+        write_finished(tmp_path, model, "d", "english", "same", 0.2, spectrum_id="s", tables={"layers": layers})
+    page = write_report(make_publication(collect(tmp_path)), tmp_path / "index.html").path.read_text("utf-8")
+    details = dict(re.findall('id="cell-([^"]*)">(.*?)</script>', page))
+    named = {key: json.loads(detail)["record"]["settings"]["model"]["name"] for key, detail in details.items()}
+    assert named == {"same": "one", "same-2": "two"}
+    assert 'href="#cell?id=same-2"' in page
+
+
 def test_a_table_without_its_columns_is_a_reason(tmp_path: Path) -> None:
     path = write_finished(tmp_path, "small", "alpha", "english", "a1", 0.3)
     pd.DataFrame({"foreign": [1]}).to_parquet(path.with_name("perplexity.parquet"))

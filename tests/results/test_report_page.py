@@ -1,13 +1,14 @@
 """The report in a real browser: it opens from disk, sorts, filters, compares, downloads, and fits a phone."""
 
 import io
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_example import HOSTILE_DATASET, HOSTILE_MODEL, layer_table, write_example
+from report_example import HOSTILE_DATASET, HOSTILE_MODEL, layer_table, write_example, write_finished
 from requirements import require
 
 from kvcore.results.collection import collect, no_cells
@@ -239,6 +240,38 @@ def test_colours_follow_the_system_and_the_switch(opened: Opened, outputs: Path)
     page.locator("html[data-ready]").wait_for()
     opened.said.clear()
     assert colours() == ["rgb(253, 253, 251)", "#1b1f24"]
+
+
+def test_what_is_not_finite_breaks_no_view(opened: Opened, tmp_path: Path) -> None:
+    for index, cost in enumerate((math.inf, 60.0, 70.0)):
+        elsewhere = {"evaluated_on": "d1", "converged": False} if index == 2 else {}
+        perplexity = {"baseline": 7.5, "grid_mean_nd_ppl": cost}
+        ner = 0.2 + index / 10
+        path = write_finished(
+            tmp_path, "m", f"d{index}", "english", f"a{index}", ner, perplexity=perplexity, **elsewhere
+        )
+        points = pd.read_parquet(path.with_name("perplexity.parquet"))
+        points["delta_nll"] = points["delta_nll"].where(points["point"] != 1, [math.inf, math.nan, math.inf][index])
+        points.to_parquet(path.with_name("perplexity.parquet"))
+    page = opened.open(write_report(make_publication(collect(tmp_path)), tmp_path / "index.html").path)
+    go(page, "transfer")
+    rows_of = "document.querySelector('section:not([hidden]) .js-plotly-plot').data[0].y"
+    assert page.evaluate(rows_of) == ["d0", "d1", "d2*"]
+    for view in ("compare?a=a0&b=a1", "cost"):
+        go(page, view)
+        expect(page.locator("section:visible .js-plotly-plot").first).to_be_visible()
+    shown = page.evaluate("document.querySelector('section:not([hidden]) .js-plotly-plot').layout.yaxis.range")
+    assert shown[0] < 60 < shown[1] < 70
+    go(page, "compare?a=a0&b=a1")
+    text = page.evaluate("document.querySelectorAll('section:not([hidden]) .js-plotly-plot')[1].data[0].text")
+    assert text == [["0.000", ""], ["\u2013", "0.000"]]
+
+
+def test_numbers_of_a_matrix_fit_where_the_screen_is_narrower(opened: Opened, outputs: Path) -> None:
+    opened.page.set_viewport_size({"width": 150, "height": 740})
+    page = opened.open(outputs / "report" / "index.html", "perplexity?id=a1")
+    width = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.xaxis._length / 2")
+    assert width > 40  # pixels of a column; four digits take about 30
 
 
 def test_an_empty_grid_says_so(opened: Opened, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def print_ner_table(console: Console, fields: pd.DataFrame) -> None:
     for level, name in enumerate(ner.index.names):
         table.add_column(str(name), min_width=max(map(len, ner.index.get_level_values(level))))
     for column in ner.columns:
-        table.add_column("\n".join(column), justify="right", min_width=len(column[0]))
+        table.add_column(escape("\n".join(column)), justify="right", min_width=len(column[0]))
     for labels, values in zip(ner.index, ner.to_numpy(), strict=True):
-        table.add_row(*labels, *values)
+        table.add_row(*map(escape, labels), *values)
     _print_whole(console, table)
     for note in notes(fields):
         console.print(note, highlight=False)
@@ -86,7 +86,8 @@ def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
     ):
         mark = "" if group["converged"].all() else NOT_CONVERGED
         console.print(
-            f"\n{model}: ranks from {dataset}, {language}{mark}; cost on {on}, {on_language} (95 % intervals)"
+            f"\n{model}: ranks from {dataset}, {language}{mark}; cost on {on}, {on_language} (95 % intervals)",
+            markup=False,
         )
         if mark:
             console.print(_NOTE, highlight=False)
@@ -98,7 +99,7 @@ def print_comparison(console: Console, comparison: pd.DataFrame) -> None:
         for _, row in group.iterrows():
             kept = [f"{row[name]:.2f}" for name in ("kept_keys", "kept_values")]
             costs = [f"{row[n]:.3f} ({row[f'{n}_low']:.3f}, {row[f'{n}_high']:.3f})" for n in ("delta_nll", "share")]
-            table.add_row(f"{row['budget']:g}", str(row["strategy"]), *kept, *costs)
+            table.add_row(f"{row['budget']:g}", escape(str(row["strategy"])), *kept, *costs)
         _print_whole(console, table)
 
 
@@ -112,11 +113,11 @@ def print_transfers(console: Console, matrices: Iterable[Transfer]) -> None:
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("")
         for name in transfer.delta_nll.columns:
-            table.add_column(name, justify="right")
+            table.add_column(escape(name), justify="right")
         for place, (basis, row) in enumerate(transfer.marked.iterrows()):
             costs = ["-" if math.isnan(cost) else f"{cost:.4f}" for cost in row]
             costs[place] = escape(f"[{costs[place]}]")
-            table.add_row(str(basis), *costs)
+            table.add_row(escape(str(basis)), *costs)
         _print_whole(console, table)
         if transfer.not_converged:
             console.print(_NOTE, highlight=False)

@@ -128,14 +128,14 @@ function costAgainstNer(node, points, fits, title, description) {
       },
     ];
   }));
-  const values = points.map((row) => row.measured), room = (Math.max(...values) - Math.min(...values)) || 1;
+  const values = points.map((row) => row.measured).filter(Number.isFinite), room = (Math.max(...values) - Math.min(...values)) || 1; // what is not finite has no place
   panels(node, traces, axis("NER, mean over layers"), axis(title, { range: [Math.min(...values) - room * 0.4, Math.max(...values) + room * 0.4] }), description, null);
 }
 
 function showBudgets(body, parameters) {
   const all = rowsOf(page.tables.budgets);
   if (!all.length) return body.append(nothing(page.reasons.budgets ?? "no budgets"));
-  const dataOf = (row) => `${row.model} · ${row.dataset}, ${row.language} → ${row.evaluated_on}, ${row.evaluated_language} (${row.spectrum_id})`;
+  const dataOf = (row) => `${row.model} · ${row.dataset}, ${row.language}${row.converged ? "" : "*"} → ${row.evaluated_on}, ${row.evaluated_language} (${row.spectrum_id})`;
   const options = asOptions(unique(all.map(dataOf)));
   const data = chosen(parameters, "data", options);
   body.append(controls("budgets", { data }, select("Model and data", "data", options, data)));
@@ -167,7 +167,7 @@ function showTransfer(body, parameters) {
   const matrix = chosen(parameters, "matrix", options);
   body.append(controls("transfer", { matrix }, select("Model and budget", "matrix", options, matrix)));
   const rows = all.filter((row) => keyOf(row) === matrix);
-  const placed = rows.map((row) => ({ x: row.evaluated, y: row.basis, value: row.delta_nll, text: row.delta_nll === null ? "" : row.delta_nll.toFixed(3) }));
+  const placed = rows.map((row) => ({ x: row.evaluated, y: row.basis + (row.converged ? "" : "*"), value: row.delta_nll, text: finite(row.delta_nll)?.toFixed(3) ?? "" }));
   figure(body, `Delta NLL (nats per token) on a dataset (across) with bases and ranks of another (down), ${matrix}`, (node, text) => heatmap(node, placed, {
     title: "Delta NLL (nats per token)", xTitle: "evaluated on", yTitle: "bases and ranks from",
     hover: "bases of %{y}<br>evaluated on %{x}<br>delta NLL %{z:.4f}<extra></extra>",

@@ -127,14 +127,15 @@ function comparedLayers(body, pair) {
 
 function comparedSurfaces(body, pair) {
   const [one, other] = pair.map((cell) => new Map(tableOf(cell.id, "perplexity").filter((row) => row.key_ratio !== null).map((row) => [`${row.key_ratio} ${row.value_ratio}`, row])));
-  const rows = [...one].filter(([place]) => other.has(place)).map(([place, row]) => ({
-    key_ratio: row.key_ratio, value_ratio: row.value_ratio, a: row.delta_nll, b: other.get(place).delta_nll, difference: other.get(place).delta_nll - row.delta_nll,
-  }));
+  const rows = [...one].filter(([place]) => other.has(place)).map(([place, row]) => {
+    const a = finite(row.delta_nll), b = finite(other.get(place).delta_nll);
+    return { key_ratio: row.key_ratio, value_ratio: row.value_ratio, a, b, difference: a === null || b === null ? null : b - a };
+  });
   if (rows.length < 2) return;
-  const most = Math.max(...rows.map((row) => Math.abs(row.difference))) || 1;
+  const most = Math.max(...rows.map((row) => Math.abs(row.difference)).filter(Number.isFinite)) || 1;
   body.append(...section("Cost of truncation"));
   figure(body, "Delta NLL of B minus that of A (nats per token) over rank ratios", (node, text) => ratioHeatmap(node, rows, "difference", "B − A (nats per token)", text,
-    (row) => row.difference.toFixed(3), { range: [-most, most], scale: "RdBu", reversed: false }), rows, `delta_nll-${pair[0].id}-${pair[1].id}`);
+    (row) => row.difference?.toFixed(3) ?? "–", { range: [-most, most], scale: "RdBu", reversed: false }), rows, `delta_nll-${pair[0].id}-${pair[1].id}`);
 }
 
 function comparedSettings(body, pair) {

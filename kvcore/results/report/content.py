@@ -66,6 +66,12 @@ def all_cells(cells: pd.DataFrame, states: pd.DataFrame, page_folder: Path) -> p
     return table.sort_values(["model", "dataset", "language", "rank_budget", "id"], ignore_index=True)
 
 
+def told_apart(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with an id each: one id may have several names, and the page finds cells by id."""
+    earlier = cells.groupby("id").cumcount()
+    return cells.assign(id=cells["id"].where(earlier == 0, cells["id"] + "-" + (earlier + 1).astype(str)))
+
+
 def views(cells: pd.DataFrame) -> Views:
     """Return the tables behind the figures of many cells: costs, fits, budgets and transfer."""
     points = cost_points(cells)
@@ -117,13 +123,12 @@ def _tables_of(record_path: str) -> dict[str, Any]:
 
 
 def _long_transfers(cells: pd.DataFrame) -> pd.DataFrame:
-    parts = [
-        transfer.delta_nll.rename_axis(index="basis", columns=None)
-        .reset_index()
-        .melt("basis", var_name="evaluated", value_name="delta_nll")
-        .assign(model=transfer.model, asked=transfer.asked)
-        for transfer in transfers(cells)
-    ]
+    parts = []
+    for transfer in transfers(cells):
+        rows = transfer.delta_nll.rename_axis(index="basis", columns=None).reset_index()
+        rows = rows.melt("basis", var_name="evaluated", value_name="delta_nll")
+        settled = ~rows["basis"].isin(transfer.not_converged)
+        parts.append(rows.assign(model=transfer.model, asked=transfer.asked, converged=settled))
     return pd.concat(parts, ignore_index=True)
 
 

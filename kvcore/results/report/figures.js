@@ -115,6 +115,7 @@ function heatmap(node, rows, { title, xTitle, yTitle, range = null, scale = "Civ
   const at = new Map(rows.map((row) => [`${row.y}\n${row.x}`, row]));
   const matrix = (pick) => down.map((y) => across.map((x) => pick(at.get(`${y}\n${x}`) ?? {})));
   const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  node.style.minWidth = `${3 + 0.45 * Math.max(...down.map((y) => String(y).length)) + 2.8 * across.length}rem`; // numbers fit; the figure scrolls
   node.style.maxWidth = `${Math.max(40, 18 + 5 * across.length)}rem`;
   draw(node, [{
     type: "heatmap", x: across.map(plain), y: down.map(plain), z: matrix((row) => row.value ?? null),

@@ -62,7 +62,7 @@ def write_report(
         SettingError: The page cannot be written.
     """
     states = pd.DataFrame(columns=content.STATE_COLUMNS, dtype=object) if states is None else states
-    cells, published = publication.cells, publication.published
+    cells, published = content.told_apart(publication.cells), publication.published
     shown = content.views(publication.used)
     with writing_to(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,8 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # columns in order
+    # Without sorting, for columns are in order; `default` is for tables with columns of somebody else.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "default": str}
     return environment.get_template("page.html.j2")
 
 
