@@ -152,11 +152,18 @@ def slurm_from(arguments: Sequence[str], configuration: Path) -> SlurmSettings:
     """Return what arguments as on the command line ask of Slurm, such as `hydra.launcher.partition=...`.
 
     Raises:
-        SettingError: They choose a launcher of another sort.
+        SettingError: They choose a launcher of another sort, or several values of one option.
         SettingsError: One line per fault.
     """
     with initialize_config_dir(str(configuration), version_base="1.3"):
-        hydra = compose("config", _single(_parsed(arguments)), return_hydra_config=True).hydra
+        overrides = _parsed(arguments)
+        for one in overrides:
+            if one.is_sweep_override() and _is_for_hydra(name := one.get_key_element()):
+                value = str(one.input_line).partition("=")[2]
+                raise SettingError(
+                    name, value, f"one for all cells; a value with commas in two pairs of quotes: \"'{value}'\""
+                )
+        hydra = compose("config", _single(overrides), return_hydra_config=True).hydra
     launcher = _plain(hydra.launcher)
     if not launcher.pop("_target_").endswith(".SlurmLauncher"):
         raise SettingError("hydra/launcher", hydra.runtime.choices["hydra/launcher"], "only Slurm is submitted to")

@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kvcore.composition import grid_from, jobs_of, sweeps
+from kvcore.composition import grid_from, jobs_of, slurm_from, sweeps
 from kvcore.schema import SettingError, Settings, SettingsError
 
 CONFIGURATION = REPOSITORY / "conf"
@@ -108,3 +108,10 @@ def test_jobs_keep_what_is_about_launching() -> None:
     assert parsed["frozen"].value() == str(root / "grids" / "a.json")
     assert parsed["output_root"].value() == str(root)
     assert list(parsed["cell"].sweep_string_iterator()) == ["3", "5"]
+
+
+def test_what_slurm_is_asked_for_is_one_thing_and_nothing_of_it_is_dropped() -> None:
+    with pytest.raises(SettingError, match=r"^hydra.launcher.exclude = 'node1,node2': .*: \"'node1,node2'\"$"):
+        slurm_from(["hydra/launcher=slurm", "seed=1,2", "hydra.launcher.exclude=node1,node2"], CONFIGURATION)
+    slurm = slurm_from(["hydra/launcher=slurm", "seed=1,2", "hydra.launcher.exclude='node1,node2'"], CONFIGURATION)
+    assert slurm.exclude == "node1,node2"
