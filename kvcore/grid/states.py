@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from kvcore.cell import FAILURE_NAME, RECORD_NAME, SETTINGS_NAME, lock_path, write_atomically
-from kvcore.grid.frozen import FOLDER, FrozenCell, FrozenGrid, read_frozen
+from kvcore.grid.frozen import CELLS, FOLDER, FrozenCell, FrozenGrid, read_frozen
 from kvcore.locking import is_locked
 from kvcore.results.collection import Problem
 from kvcore.schema import SettingError, first_line
@@ -64,9 +64,20 @@ def state_of(output_root: Path, key: str) -> CellState:
     """Return how far a cell of a grid is."""
     noted = _noted(output_root, key)
     found = state_in(output_root / noted["folder"]) if noted.get("folder") else CellState("pending")
-    if noted.get("reason") and found.state in ("pending", "interrupted"):
+    if noted.get("reason") and (
+        found.state in ("pending", "interrupted")
+        or (found.state == "done" and _is_newer(_note_path(output_root, key), Path(found.folder) / RECORD_NAME))
+    ):
         return CellState("failed", noted["reason"], found.folder)
     return found
+
+
+def _is_newer(note: Path, record: Path) -> bool:
+    """Say whether a cell failed although it has a record, such as one of gates that now have to pass."""
+    try:
+        return note.stat().st_mtime_ns > record.stat().st_mtime_ns
+    except OSError:  # removed a moment ago
+        return False
 
 
 def state_in(folder: Path) -> CellState:
@@ -167,7 +178,7 @@ def _reason(failure: Path) -> str:
 
 
 def _note_path(output_root: Path, key: str) -> Path:
-    return output_root / FOLDER / "cells" / f"{key}.json"
+    return output_root / FOLDER / CELLS / f"{key}.json"
 
 
 def _note(output_root: Path, key: str, content: dict[str, str]) -> None:

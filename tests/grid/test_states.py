@@ -164,3 +164,27 @@ def test_a_cell_whose_data_has_changed_is_run_again(tmp_path: Path) -> None:
     assert launched(grid, "failed").to_run == ()
     data.unlink()
     assert launched(grid, "missing").to_run == ()
+
+
+def test_a_finished_cell_that_is_not_good_enough_any_more_has_failed(grid: FrozenGrid) -> None:
+    """Such as one with a failed gate, which gates=warn has recorded, asked for with gates=fail."""
+    key = grid.cells[0].key
+    record = begun(grid, 0) / "record.json"
+    record.write_text("{}")
+    os.utime(record, (1, 1))
+    note_failure(grid.output_root, key, ValueError("gate full_rank"))
+    assert state_of(grid.output_root, key)[:2] == ("failed", "gate full_rank")
+    assert launched(grid, "failed").to_run == (0,)  # and this forgets the failure
+    assert state_of(grid.output_root, key).state == "done"
+    note_failure(grid.output_root, key, ValueError("the weights are gone"))
+    os.utime(record, (time.time() + 60, time.time() + 60))  # finished later by a command of its own
+    assert state_of(grid.output_root, key).state == "done"
+
+
+@pytest.mark.parametrize("place", ["grids", "grids/cells"])
+def test_something_in_the_way_of_a_grid(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    cells = [parse_settings(composed(f"output_root={tmp_path}"))]
+    with pytest.raises(SettingError, match=r"^output_root = .*: cannot be written to"):
+        launched(freeze(cells), "missing")
