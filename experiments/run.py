@@ -55,7 +55,7 @@ def main(config: DictConfig) -> None:
 
 def run_grid(arguments: Sequence[str]) -> None:
     """Freeze a grid, run its cells that are missing and say how it ended; exit code 1 unless all are done."""
-    from kvcore.grid.frozen import freeze
+    from kvcore.grid.frozen import freeze, read_frozen
     from kvcore.grid.launching import launched
     from kvcore.grid.printing import print_states
     from kvcore.grid.running import processes
@@ -63,7 +63,11 @@ def run_grid(arguments: Sequence[str]) -> None:
 
     with Console(stderr=True).status("composing the cells of the grid"):  # a seventh of a second each
         cells = grid_from(arguments, CONFIGURATION)
-    grid = launched(freeze(cells), launch_of(arguments, CONFIGURATION).rerun)
+    grid = freeze(cells)
+    if processes().is_first:
+        grid = launched(grid, launch_of(arguments, CONFIGURATION).rerun)
+    processes().wait()  # and no sooner: a launch forgets the failures by which another would choose
+    grid = read_frozen(grid.path)
     if grid.to_run:
         sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
         with lost_jobs_told():
