@@ -117,19 +117,25 @@ def states(
     Returns:
         The columns `STATE_COLUMNS`; `grid` is empty for cells of none.
     """
-    rows: dict[str, dict[str, str]] = {}
+    grids: dict[Path, FrozenGrid] = {}
     for path in sorted((output_root / FOLDER).glob("*.json")):
         try:
-            grid = read_frozen(path)
+            grids[path] = read_frozen(path)
         except SettingError as error:
             unreadable(Problem(str(path), f"is no grid that can be read ({first_line(error.__cause__ or error)})"))
-            continue
-        waiting = queued(path)
-        for number, cell in enumerate(grid.cells):
+    waiting = {
+        grid.cells[number].key: said
+        for path, grid in grids.items()
+        for number, said in queued(path).items()
+        if number < len(grid.cells)
+    }
+    rows: dict[str, dict[str, str]] = {}  # by folder, where there is one: cells of two grids may be the same
+    for grid in grids.values():
+        for cell in grid.cells:
             state = state_of(output_root, cell.key)
-            if number in waiting and state.state not in ("done", "running"):
-                state = CellState("pending", f"in Slurm's queue, {waiting[number]}", state.folder)
-            rows.setdefault(cell.key, _row(grid.name, cell, state))
+            if cell.key in waiting and state.state not in ("done", "running"):
+                state = CellState("pending", f"in Slurm's queue, {waiting[cell.key]}", state.folder)
+            rows.setdefault(state.folder or cell.key, _row(grid.name, cell, state))
     known = {row["folder"] for row in rows.values()}
     begun = (path.parent for path in sorted((output_root / "runs").glob(f"*/*/*/{SETTINGS_NAME}")))
     others = [_row_of_folder(folder) for folder in begun if str(folder) not in known]

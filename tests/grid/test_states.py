@@ -188,3 +188,25 @@ def test_something_in_the_way_of_a_grid(place: str, tmp_path: Path) -> None:
     cells = [parse_settings(composed(f"output_root={tmp_path}"))]
     with pytest.raises(SettingError, match=r"^output_root = .*: cannot be written to"):
         launched(freeze(cells), "missing")
+
+
+def test_a_cell_of_two_grids_is_counted_once(tmp_path: Path) -> None:
+    """A setting that changes no number makes another grid of the same cells."""
+    overrides = composed(f"output_root={tmp_path}", "grid=few")
+    first = launched(freeze([parse_settings(overrides)]), "missing")
+    again = overrides | {"capture": overrides["capture"] | {"batch_tokens": 7}}
+    second = launched(freeze([parse_settings(again)]), "missing")
+    assert first.path != second.path
+    folder = begun(first, 0)
+    note_folder(tmp_path, second.cells[0].key, folder)
+    (folder / "record.json").write_text("{}")
+    assert list(states(tmp_path)["state"]) == ["done"]
+
+
+def test_what_waits_is_told_of_whichever_grid_was_submitted(grid: FrozenGrid) -> None:
+    part = launched(freeze([grid.settings(4), grid.settings(5)]), "missing")
+    for submitted, number in ((grid, 4), (part, 0)):
+        waiting = {submitted.path: {number: "pending: Priority"}}
+        found = states(grid.output_root, lambda path, waiting=waiting: waiting.get(path, {}))
+        assert len(found) == 6
+        assert list(found["reason"]).count("in Slurm's queue, pending: Priority") == 1
