@@ -21,6 +21,7 @@ from kvcore.composition import (
     launch_from,
     launch_of,
     settings_from,
+    slurm_from,
     sweeps,
 )
 
@@ -61,6 +62,8 @@ def run_grid(arguments: Sequence[str]) -> None:
     from kvcore.grid.running import processes
     from kvcore.grid.states import states_of
 
+    if "hydra/launcher=slurm" in arguments:
+        slurm_from(arguments, CONFIGURATION)  # a mistake shows before the cells are launched, not within submitit
     with Console(stderr=True).status("composing the cells of the grid"):  # a seventh of a second each
         cells = grid_from(arguments, CONFIGURATION)
     grid = freeze(cells)
