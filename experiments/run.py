@@ -21,6 +21,7 @@ from kvcore.composition import (
     launch_from,
     launch_of,
     settings_from,
+    slurm_from,
     sweeps,
 )
 
@@ -55,15 +56,21 @@ def main(config: DictConfig) -> None:
 
 def run_grid(arguments: Sequence[str]) -> None:
     """Freeze a grid, run its cells that are missing and say how it ended; exit code 1 unless all are done."""
-    from kvcore.grid.frozen import freeze
+    from kvcore.grid.frozen import freeze, read_frozen
     from kvcore.grid.launching import launched
     from kvcore.grid.printing import print_states
     from kvcore.grid.running import processes
     from kvcore.grid.states import states_of
 
+    if "hydra/launcher=slurm" in arguments:
+        slurm_from(arguments, CONFIGURATION)  # a mistake shows before the cells are launched, not within submitit
     with Console(stderr=True).status("composing the cells of the grid"):  # a seventh of a second each
         cells = grid_from(arguments, CONFIGURATION)
-    grid = launched(freeze(cells), launch_of(arguments, CONFIGURATION).rerun)
+    grid = freeze(cells)
+    if processes().is_first:
+        grid = launched(grid, launch_of(arguments, CONFIGURATION).rerun)
+    processes().wait()  # and no sooner: a launch forgets the failures by which another would choose
+    grid = read_frozen(grid.path)
     if grid.to_run:
         sys.argv[1:] = jobs_of(grid.path, grid.to_run, grid.output_root, arguments)
         with lost_jobs_told():

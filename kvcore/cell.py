@@ -167,23 +167,29 @@ class Cell:
             SettingError: `output_root` cannot be written to.
         """
         path = lock_path(self.output_root, self.folder)
-        with writing_to(self.settings.output_root):
-            path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(path))
-            except TimeoutError as error:
-                raise BusyError(f"another process is at work on this cell, in {self.folder}") from error
+            with writing_to(self.settings.output_root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(path))
+                except TimeoutError as error:
+                    raise BusyError(f"another process is at work on this cell, in {self.folder}") from error
             yield
 
     @contextmanager
     def spectrum_claimed(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Wait until no other process measures the same spectrum, and keep others away from it."""
+        """Wait until no other process measures the same spectrum, and keep others away from it.
+
+        Raises:
+            SettingError: `output_root` cannot be written to.
+        """
         path = lock_path(self.output_root, self.spectrum_folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if is_locked(path):
-            say("waiting for another process that measures the same spectrum")
-        with locked(path, wait=True):
+        with ExitStack() as stack:
+            with writing_to(self.settings.output_root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if is_locked(path):
+                    say("waiting for another process that measures the same spectrum")
+                stack.enter_context(locked(path, wait=True))
             yield
 
     def require_space(self, needed_bytes: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
@@ -73,13 +74,18 @@ def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
         configuration: The folder `conf`.
 
     Raises:
-        SettingError: A choice is in no part of the sweep.
+        SettingError: A choice is in no part of the sweep, or one of several experiments has a sweep.
         SettingsError: No cell is left; or one line per fault of the first cell that has one.
     """
-    overrides = _parsed(arguments)
     with initialize_config_dir(str(configuration), version_base="1.3"):
+        overrides = _parsed(arguments)
         sweep = launch_from(compose("config", _single(overrides))).sweep
-        cells = dict.fromkeys(_combinations(_axes(overrides), sweep))
+        axes = _axes(overrides)
+        for experiment in several if len(several := axes.get("experiment", [])) > 1 else []:
+            if launch_from(compose("config", [experiment])).sweep != SweepSettings():
+                name = experiment.partition("=")[2]
+                raise SettingError("experiment", name, "is a grid of its own: one command for each of these")
+        cells = dict.fromkeys(_combinations(axes, sweep))
         if not cells:
             raise SettingsError("no cell is left: the sweep of this experiment has none with all of these choices")
         return [settings_from(compose("config", list(cell))) for cell in cells]
@@ -87,6 +93,8 @@ def grid_from(arguments: Sequence[str], configuration: Path) -> list[Settings]:
 
 def sweeps(arguments: Sequence[str], configuration: Path) -> bool:
     """Say whether arguments as on the command line ask for a grid: with -m, or by an experiment that sweeps."""
+    if {"-h", "--help"} & set(arguments):
+        return False
     if set(MULTIRUN) & set(arguments):
         return True
     if any(one.startswith(("-", "frozen=")) for one in arguments):  # a question to Hydra, or one cell of a grid
@@ -152,11 +160,18 @@ def slurm_from(arguments: Sequence[str], configuration: Path) -> SlurmSettings:
     """Return what arguments as on the command line ask of Slurm, such as `hydra.launcher.partition=...`.
 
     Raises:
-        SettingError: They choose a launcher of another sort.
+        SettingError: They choose a launcher of another sort, or several values of one option.
         SettingsError: One line per fault.
     """
     with initialize_config_dir(str(configuration), version_base="1.3"):
-        hydra = compose("config", _single(_parsed(arguments)), return_hydra_config=True).hydra
+        overrides = _parsed(arguments)
+        for one in overrides:
+            if one.is_sweep_override() and _is_for_hydra(name := one.get_key_element()):
+                value = str(one.input_line).partition("=")[2]
+                raise SettingError(
+                    name, value, f"one for all cells; a value with commas in two pairs of quotes: \"'{value}'\""
+                )
+        hydra = compose("config", _single(overrides), return_hydra_config=True).hydra
     launcher = _plain(hydra.launcher)
     if not launcher.pop("_target_").endswith(".SlurmLauncher"):
         raise SettingError("hydra/launcher", hydra.runtime.choices["hydra/launcher"], "only Slurm is submitted to")
@@ -199,8 +214,14 @@ def _quoted(path: Path) -> str:
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
-    admitted = admit_unknown_settings([argument for argument in arguments if argument not in MULTIRUN])
-    return OverridesParser.create().parse_overrides(admitted)
+    given = [argument for argument in arguments if argument not in MULTIRUN]
+    for argument in given:
+        if argument.startswith("-"):
+            raise SettingsError(
+                f"{argument}: a grid has no such option; GROUP=OPTION,OPTION and SETTING=VALUE choose it"
+            )
+    loader = GlobalHydra.instance().config_loader()  # knows what glob(...) stands for
+    return OverridesParser.create(config_loader=loader).parse_overrides(admit_unknown_settings(given))
 
 
 def _axes(overrides: Iterable[Override]) -> dict[str, list[str]]:

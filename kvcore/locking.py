@@ -1,5 +1,6 @@
 """One process at a time: locks that end with the process that holds them."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,5 +41,17 @@ def is_locked(path: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # not ours to lock
+    except OSError:  # not ours to write, such as of another user
+        return _seen_locked(path)
+
+
+def _seen_locked(path: Path) -> bool:
+    """Say whether a process holds a lock of which this user may only read the file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
         return False

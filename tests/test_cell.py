@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import composed
 
-from kvcore.cell import Cell, identity, prepare_output_root, write_atomically
+from kvcore.cell import Cell, identity, lock_path, prepare_output_root, write_atomically
 from kvcore.schema import SettingError, parse_settings
 
 
@@ -164,3 +164,13 @@ def test_atomic_writes_leave_the_old_content_or_the_new(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, "second")
     assert path.read_text() == "second"
+
+
+@pytest.mark.parametrize("place", ["folder", "spectrum_folder"])
+def test_a_lock_that_cannot_be_opened_names_the_outputs(place: str, tmp_path: Path) -> None:
+    """As that of another user, to whom the cell belongs."""
+    begun = cell(f"output_root={tmp_path}")
+    lock_path(tmp_path, getattr(begun, place)).mkdir(parents=True)
+    claimed = begun.claimed() if place == "folder" else begun.spectrum_claimed(print)
+    with pytest.raises(SettingError, match=r"^output_root = .* cannot be written to .*\.lock"), claimed:
+        pass

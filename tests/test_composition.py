@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kvcore.composition import grid_from, jobs_of, sweeps
+from kvcore.composition import grid_from, jobs_of, slurm_from, sweeps
 from kvcore.schema import SettingError, Settings, SettingsError
 
 CONFIGURATION = REPOSITORY / "conf"
@@ -75,6 +75,7 @@ def test_a_sweep_of_ones_own() -> None:
         (["--multirun"], True),
         (["experiment=pocket"], True),
         (["experiment=demo"], False),
+        (["-m", "--help"], False),
         ([], False),
         (["experiment=pocket", "--cfg", "job"], False),
         (["frozen=file", "cell=1", "experiment=pocket"], False),
@@ -108,3 +109,27 @@ def test_jobs_keep_what_is_about_launching() -> None:
     assert parsed["frozen"].value() == str(root / "grids" / "a.json")
     assert parsed["output_root"].value() == str(root)
     assert list(parsed["cell"].sweep_string_iterator()) == ["3", "5"]
+
+
+def test_what_slurm_is_asked_for_is_one_thing_and_nothing_of_it_is_dropped() -> None:
+    with pytest.raises(SettingError, match=r"^hydra.launcher.exclude = 'node1,node2': .*: \"'node1,node2'\"$"):
+        slurm_from(["hydra/launcher=slurm", "seed=1,2", "hydra.launcher.exclude=node1,node2"], CONFIGURATION)
+    slurm = slurm_from(["hydra/launcher=slurm", "seed=1,2", "hydra.launcher.exclude='node1,node2'"], CONFIGURATION)
+    assert slurm.exclude == "node1,node2"
+
+
+def test_an_experiment_that_sweeps_is_not_one_choice_of_several() -> None:
+    """Its sweep would be left out without a word."""
+    with pytest.raises(SettingError, match="^experiment = 'pocket': is a grid of its own"):
+        grid("experiment=demo,pocket")
+
+
+def test_an_option_of_hydra_is_named() -> None:
+    with pytest.raises(SettingsError, match="^--cfg: a grid has no such option"):
+        grid("--cfg", "job", "seed=1,2")
+
+
+def test_a_pattern_is_the_options_that_it_fits() -> None:
+    assert names(grid("dataset=glob(pocket_co*)")) == [
+        ("smollm2_135m", name, "english") for name in ("pocket_code", "pocket_code_evolved")
+    ]

@@ -28,6 +28,20 @@ if os.environ["RANK"] == "1":
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
+# A process that is some seconds later than the other, as on a slow shared disk.
+LATE = """
+import os, runpy, sys, time
+sys.argv = sys.argv[1:]
+if os.environ["RANK"] == "1":
+    from kvcore.grid import frozen
+    original = frozen.freeze
+    def freeze(cells):
+        time.sleep(3)
+        return original(cells)
+    frozen.freeze = freeze
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 def written(tiny_folder: Path, folder: Path) -> list[str]:
     """Write the data to a folder, and return the overrides of a cell on it."""
@@ -119,3 +133,17 @@ def test_a_killed_capture_is_gone_on_with(tmp_path: Path, overrides: list[str], 
     path = Path(done.stdout.splitlines()[-1])
     for found, expected in zip(tables(path), alone, strict=True):
         pd.testing.assert_frame_equal(found, expected, rtol=1e-12)
+
+
+def test_all_processes_run_the_cells_that_have_failed(tmp_path: Path, overrides: list[str]) -> None:
+    """One chooses them for all: whoever launches a grid forgets the failures by which the next would choose."""
+    grid = [*overrides, f"dataset.path={tmp_path / 'data.jsonl'},{tmp_path / 'later.jsonl'}", "-m"]
+    alone = subprocess.run([sys.executable, RUN, *grid], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert alone.returncode == 1
+    assert "1 done, 1 failed" in alone.stdout
+    (tmp_path / "later.jsonl").write_text(json.dumps({"text": TEXTS[0] * 9}) + "\n")
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    mended = torchrun(2, str(script), RUN, *grid, "rerun=failed", cwd=tmp_path)
+    assert mended.returncode == 0, mended.stderr
+    assert "2 cells, 2 done" in mended.stdout

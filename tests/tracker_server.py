@@ -20,6 +20,7 @@ class Service:
     Attributes:
         key_is_wrong: Whether every key is refused.
         hanging: Whether requests are taken and never answered.
+        views_are_refused: Whether this key may not save views.
         runs: The variables of every UpsertBucket.
         views: The variables of every upsertView.
         history: By run: first row and rows of every transmission.
@@ -27,6 +28,7 @@ class Service:
 
     key_is_wrong: bool = False
     hanging: bool = False
+    views_are_refused: bool = False
     runs: list[dict[str, Any]] = field(default_factory=list)
     views: list[dict[str, Any]] = field(default_factory=list)
     history: dict[str, list[tuple[int, list[dict[str, Any]]]]] = field(default_factory=dict)
@@ -44,6 +46,8 @@ class Service:
                 "project": project,
             }
             return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        if "upsertView" in query and self.views_are_refused:
+            return {"errors": [{"message": "permission denied"}]}
         if "upsertView" in query:
             self.views.append(variables)
             return {"data": {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}}

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kvcore.cell import identity, prepare_output_root, write_atomically
+from kvcore.cell import identity, prepare_output_root, write_atomically, writing_to
 from kvcore.schema import SettingError, Settings, parse_settings
 
 FOLDER = "grids"
+CELLS = "cells"  # in it: word of the folder and the failure of each cell
 SCHEMA_VERSION = 1
 _WHERE = {"output_root", "grid", "tracker"}  # it is the same cell wherever it is written and whoever is told of it
 
@@ -70,10 +71,11 @@ class FrozenGrid:
         """
         launched = replace(self, to_run=tuple(to_run), launched=time.time())
         prepare_output_root(str(self.output_root))
-        self.path.parent.mkdir(exist_ok=True)
         content = asdict(launched) | {"schema_version": SCHEMA_VERSION}
         del content["output_root"]  # the file lies in it
-        write_atomically(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        with writing_to(str(self.output_root)):
+            (self.path.parent / CELLS).mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return launched
 
     def settings(self, number: int) -> Settings:

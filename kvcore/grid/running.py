@@ -56,8 +56,11 @@ def run_frozen_cell(
     except BusyError as error:
         say(f"left to others: {cell.label}: {error}")
     except Exception as error:
-        note_failure(root, cell.key, error)
         say(f"failed: {cell.label}: {first_line(error)}")
+        try:
+            note_failure(root, cell.key, error)
+        except OSError as unwritten:  # such as a full disk; the others still run, and this one is not done
+            say(f"no word of this could be left: {unwritten}")
         if processes.count > 1:  # the others may be waiting for this one
             raise SystemExit(1) from error
         return False

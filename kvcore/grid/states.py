@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from kvcore.cell import FAILURE_NAME, RECORD_NAME, SETTINGS_NAME, lock_path, write_atomically
-from kvcore.grid.frozen import FOLDER, FrozenCell, FrozenGrid, read_frozen
+from kvcore.grid.frozen import CELLS, FOLDER, FrozenCell, FrozenGrid, read_frozen
 from kvcore.locking import is_locked
 from kvcore.results.collection import Problem
 from kvcore.schema import SettingError, first_line
@@ -64,9 +64,20 @@ def state_of(output_root: Path, key: str) -> CellState:
     """Return how far a cell of a grid is."""
     noted = _noted(output_root, key)
     found = state_in(output_root / noted["folder"]) if noted.get("folder") else CellState("pending")
-    if noted.get("reason") and found.state in ("pending", "interrupted"):
+    if noted.get("reason") and (
+        found.state in ("pending", "interrupted")
+        or (found.state == "done" and _is_newer(_note_path(output_root, key), Path(found.folder) / RECORD_NAME))
+    ):
         return CellState("failed", noted["reason"], found.folder)
     return found
+
+
+def _is_newer(note: Path, record: Path) -> bool:
+    """Say whether a cell failed although it has a record, such as one of gates that now have to pass."""
+    try:
+        return note.stat().st_mtime_ns > record.stat().st_mtime_ns
+    except OSError:  # removed a moment ago
+        return False
 
 
 def state_in(folder: Path) -> CellState:
@@ -106,19 +117,25 @@ def states(
     Returns:
         The columns `STATE_COLUMNS`; `grid` is empty for cells of none.
     """
-    rows: dict[str, dict[str, str]] = {}
+    grids: dict[Path, FrozenGrid] = {}
     for path in sorted((output_root / FOLDER).glob("*.json")):
         try:
-            grid = read_frozen(path)
+            grids[path] = read_frozen(path)
         except SettingError as error:
             unreadable(Problem(str(path), f"is no grid that can be read ({first_line(error.__cause__ or error)})"))
-            continue
-        waiting = queued(path)
-        for number, cell in enumerate(grid.cells):
+    waiting = {
+        grid.cells[number].key: said
+        for path, grid in grids.items()
+        for number, said in queued(path).items()
+        if number < len(grid.cells)
+    }
+    rows: dict[str, dict[str, str]] = {}  # by folder, where there is one: cells of two grids may be the same
+    for grid in grids.values():
+        for cell in grid.cells:
             state = state_of(output_root, cell.key)
-            if number in waiting and state.state not in ("done", "running"):
-                state = CellState("pending", f"in Slurm's queue, {waiting[number]}", state.folder)
-            rows.setdefault(cell.key, _row(grid.name, cell, state))
+            if cell.key in waiting and state.state not in ("done", "running"):
+                state = CellState("pending", f"in Slurm's queue, {waiting[cell.key]}", state.folder)
+            rows.setdefault(state.folder or cell.key, _row(grid.name, cell, state))
     known = {row["folder"] for row in rows.values()}
     begun = (path.parent for path in sorted((output_root / "runs").glob(f"*/*/*/{SETTINGS_NAME}")))
     others = [_row_of_folder(folder) for folder in begun if str(folder) not in known]
@@ -167,7 +184,7 @@ def _reason(failure: Path) -> str:
 
 
 def _note_path(output_root: Path, key: str) -> Path:
-    return output_root / FOLDER / "cells" / f"{key}.json"
+    return output_root / FOLDER / CELLS / f"{key}.json"
 
 
 def _note(output_root: Path, key: str, content: dict[str, str]) -> None:

@@ -68,3 +68,11 @@ def test_a_launcher_that_is_not_there(launcher: str, says: str, tiny_folder: Pat
     assert done.returncode == 2
     assert done.stderr.startswith(says), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mistake_in_what_slurm_is_asked_for_is_one_line(tmp_path: Path) -> None:
+    process = start("hydra/launcher=slurm", "hydra.launcher.mem_gb=much", "seed=0,1", cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=100)
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr.splitlines() == ["hydra.launcher.mem_gb = 'much': input should be a valid integer"]
+    assert list(tmp_path.iterdir()) == []

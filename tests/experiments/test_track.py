@@ -66,6 +66,12 @@ def test_workspaces_are_saved_and_their_addresses_printed(tmp_path: Path) -> Non
         names = ["kvcore: comparison of cells", "kvcore: failed cells"]
         assert [view["displayName"] for view in service.views] == names
         assert "layers/ner_key" in json.dumps(service.views[0]["spec"])
+        service.views_are_refused = True
+        forbidden = call_tracked("dashboard.py", cwd=tmp_path, address=address)
+        assert (forbidden.returncode, forbidden.stdout) == (2, "")
+        (line,) = forbidden.stderr.splitlines()
+        assert line.startswith(f"{address}: ")
+        assert "permission denied" in line
         service.key_is_wrong = True
         refused = call_tracked("dashboard.py", "tracker.entity=them", cwd=tmp_path, address=address)
     assert refused.returncode == 2

@@ -164,3 +164,49 @@ def test_a_cell_whose_data_has_changed_is_run_again(tmp_path: Path) -> None:
     assert launched(grid, "failed").to_run == ()
     data.unlink()
     assert launched(grid, "missing").to_run == ()
+
+
+def test_a_finished_cell_that_is_not_good_enough_any_more_has_failed(grid: FrozenGrid) -> None:
+    """Such as one with a failed gate, which gates=warn has recorded, asked for with gates=fail."""
+    key = grid.cells[0].key
+    record = begun(grid, 0) / "record.json"
+    record.write_text("{}")
+    os.utime(record, (1, 1))
+    note_failure(grid.output_root, key, ValueError("gate full_rank"))
+    assert state_of(grid.output_root, key)[:2] == ("failed", "gate full_rank")
+    assert launched(grid, "failed").to_run == (0,)  # and this forgets the failure
+    assert state_of(grid.output_root, key).state == "done"
+    note_failure(grid.output_root, key, ValueError("the weights are gone"))
+    os.utime(record, (time.time() + 60, time.time() + 60))  # finished later by a command of its own
+    assert state_of(grid.output_root, key).state == "done"
+
+
+@pytest.mark.parametrize("place", ["grids", "grids/cells"])
+def test_something_in_the_way_of_a_grid(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    cells = [parse_settings(composed(f"output_root={tmp_path}"))]
+    with pytest.raises(SettingError, match=r"^output_root = .*: cannot be written to"):
+        launched(freeze(cells), "missing")
+
+
+def test_a_cell_of_two_grids_is_counted_once(tmp_path: Path) -> None:
+    """A setting that changes no number makes another grid of the same cells."""
+    overrides = composed(f"output_root={tmp_path}", "grid=few")
+    first = launched(freeze([parse_settings(overrides)]), "missing")
+    again = overrides | {"capture": overrides["capture"] | {"batch_tokens": 7}}
+    second = launched(freeze([parse_settings(again)]), "missing")
+    assert first.path != second.path
+    folder = begun(first, 0)
+    note_folder(tmp_path, second.cells[0].key, folder)
+    (folder / "record.json").write_text("{}")
+    assert list(states(tmp_path)["state"]) == ["done"]
+
+
+def test_what_waits_is_told_of_whichever_grid_was_submitted(grid: FrozenGrid) -> None:
+    part = launched(freeze([grid.settings(4), grid.settings(5)]), "missing")
+    for submitted, number in ((grid, 4), (part, 0)):
+        waiting = {submitted.path: {number: "pending: Priority"}}
+        found = states(grid.output_root, lambda path, waiting=waiting: waiting.get(path, {}))
+        assert len(found) == 6
+        assert list(found["reason"]).count("in Slurm's queue, pending: Priority") == 1

@@ -21,6 +21,7 @@ from kvcore.results.tracking.tracker import mirror
 from kvcore.schema import WandbTracker
 
 KEY = "canary-" + "0123456789abcdef" * 3
+WRITTEN = (("b", 3.0), ("c", 600.0))  # when each was written, in seconds
 LAYERS = pd.DataFrame(
     {"layer": [0, 0, 1, 1], "kind": ["key", "value"] * 2, "kv_dim": 16, "ner": [0.1, 0.5, 0.3, 0.7], "converged": True}
 )
@@ -275,6 +276,24 @@ def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path, service:
     assert len(runs_in(tmp_path)) == 2
     assert "2 runs not sent (no answer within tracker.timeout_seconds = 1)" in said[2]
     assert waited < 90  # one attempt and the start of wandb, twice; left to itself, it tries for minutes on end
+
+
+def test_writing_many_runs_does_not_make_the_wait_for_the_server_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wandb takes to start counts once, however many cells it writes."""
+    limits = []
+
+    def call(module: list[str], *_: Any, seconds: float, **__: Any) -> subprocess.CompletedProcess[str]:
+        limits.append(seconds)
+        answers = [{"cell": "a", "fault": "damaged"}]
+        answers += [{"cell": cell, "run": f"{tmp_path}/wandb/{cell}", "seconds": after} for cell, after in WRITTEN]
+        said = "" if "sync" in module else "".join(json.dumps(answer) + "\n" for answer in answers)
+        return subprocess.CompletedProcess(module, 0, said, "")
+
+    monkeypatch.setattr(tracker_module, "_call", call)
+    mirrored([tmp_path / name for name in "abc"], tmp_path, mode="online", timeout_seconds=2.0)
+    assert limits[1:] == [2.0 + 3.0]
 
 
 def test_no_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

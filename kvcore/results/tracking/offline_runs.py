@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,16 @@ def _log(run: wandb.Run, content: Content) -> None:
     run.log_artifact(artifact)
 
 
-def answers(request: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Write every cell, and say for each `cell` and either `run`, its folder, or `fault`, why there is none."""
+def answers(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Write every cell, and say for each `cell` and either `run`, its folder, or `fault`, why there is none.
+
+    Beside a `run` stand the `seconds` since `started`.
+    """
     tracker, folder = WandbTracker.model_validate(request["tracker"]), Path(request["folder"])
     for cell in request["cells"]:
         try:
-            yield {"cell": cell, "run": str(write_run(read_content(Path(cell)), tracker, folder))}
+            run = write_run(read_content(Path(cell)), tracker, folder)
+            yield {"cell": cell, "run": str(run), "seconds": max(0.0, time.time() - request["started"])}
         except Exception as error:  # whatever it is: one cell that cannot be mirrored must not keep the others
             yield {"cell": cell, "fault": f"{type(error).__name__}: {first_line(error)}"}
 

@@ -60,8 +60,9 @@ def _write(cells: Sequence[Path], tracker: WandbTracker, folder: Path, say: Say)
         "cells": [str(cell.absolute()) for cell in cells],
         "tracker": tracker.model_dump(mode="json"),
         "folder": str(folder),
+        "started": time.time(),
     }
-    started, limit = time.monotonic(), _START_SECONDS + _CELL_SECONDS * len(cells)
+    limit = _START_SECONDS + _CELL_SECONDS * len(cells)
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     module = ["kvcore.results.tracking.offline_runs"]
     with tempfile.TemporaryDirectory() as logs:
@@ -75,7 +76,8 @@ def _write(cells: Sequence[Path], tracker: WandbTracker, folder: Path, say: Say)
         say(f"tracker: {answer['run'] if 'run' in answer else answer['cell'] + ' is not mirrored: ' + answer['fault']}")
     if done.returncode:
         raise UserError((done.stderr.strip() or f"wandb ended with code {done.returncode}").splitlines()[-1])
-    return _Written([Path(answer["run"]) for answer in answers if "run" in answer], time.monotonic() - started)
+    written = [answer for answer in answers if "run" in answer]
+    return _Written([Path(answer["run"]) for answer in written], written[0]["seconds"] if written else 0.0)
 
 
 def _send(written: _Written, tracker: WandbTracker, say: Say) -> bool:

@@ -39,7 +39,7 @@ def save_workspaces(tracker: WandbTracker) -> list[str]:
             raise SettingError("tracker.entity", None, "the key has no entity of its own: name one")
         views = [build(entity, tracker.project) for build in (comparison, failures)]
         return [view.save().url for view in views]
-    except (wandb.Error, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # wandb has no class of its own for what a server refuses
         raise error if isinstance(error, UserError) else UserError(f"{address}: {first_line(error)}") from error
 
 
