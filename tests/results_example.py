@@ -43,20 +43,21 @@ def write_cell(
     evaluated_on: str | None = None,
     evaluated_language: str | None = None,
     rank_budget: str = "grid",
-    settings: dict[str, dict[str, Any]] | None = None,
+    settings: dict[str, Any] | None = None,
     tables: dict[str, pd.DataFrame] | None = None,
     **changes: Any,
 ) -> Path:
     """Write a record, and tables beside it, where a cell would; settings are added to the names of their groups."""
     names = {"model": model, "dataset": dataset, "language": language, "rank_budget": rank_budget}
-    settings = {group: {"name": name} | (settings or {}).get(group, {}) for group, name in names.items()} | {
-        group: values for group, values in (settings or {}).items() if group not in names
-    }
+    given: dict[str, Any] = {group: {"name": name} for group, name in names.items()}
+    given["evaluation"] = {"target": "all", "max_examples": None, "max_tokens": None}
+    for group, values in (settings or {}).items():
+        given[group] = given.get(group, {}) | values if isinstance(values, dict) else values
     spectrum = {name: names[name] for name in ("model", "dataset", "language")}
     on = {"dataset": evaluated_on or dataset, "language": evaluated_language or language}
     changes = {"id": identity(names | {"on": on}), "spectrum_id": identity(spectrum)} | changes
     splits = {"evaluation": on | {"tokens": 20}}
-    record = dataclasses.replace(example_record(), settings=settings, splits=splits, **changes)
+    record = dataclasses.replace(example_record(), settings=given, splits=splits, **changes)
     folder = root / "runs" / model / f"{dataset}-{language}" / f"{record.id}"
     folder.mkdir(parents=True)
     for name, table in (tables or {}).items():

@@ -20,7 +20,7 @@ SPECTRUM_SETTINGS = (
 )  # fmt: skip
 _NAMES = ["model", "dataset", "language", "evaluated_on", "evaluated_language"]
 _RESULTS = [
-    "rank_budget", "ratios", "ner_key", "ner_value", "tokens", "kv_dim", "tokens_per_dim", "converged", "perplexity",
+    "rank_budget", "surface", "ner_key", "ner_value", "tokens", "kv_dim", "tokens_per_dim", "converged", "perplexity",
     "perplexity_low", "perplexity_high", "grid_mean_nd_ppl", "grid_mean_nd_ppl_low", "grid_mean_nd_ppl_high", "judged",
     "grid_mean_score", "grid_mean_score_low", "grid_mean_score_high", "status", "failed_gates",
 ]  # fmt: skip
@@ -32,6 +32,7 @@ _NUMBERS = ("ner_", "perplexity", "grid_mean_", "tokens_per_dim", "seconds")
 _TYPES = {name: "float64" for name in CELL_COLUMNS if name.startswith(_NUMBERS)} | {
     "tokens": "int64", "kv_dim": "int64", "peak_memory_bytes": "int64", "converged": "bool", "judged": "bool",
 }  # fmt: skip
+_LIMITS = ("target", "max_examples", "max_tokens")  # of evaluation
 _MOST = 2**63  # what a column of integers holds
 
 
@@ -57,7 +58,8 @@ class Collected(NamedTuple):
 
     Attributes:
         cells: One row for each readable record, by model, dataset, language and id: the columns `CELL_COLUMNS`.
-            `kv_dim` is the largest of all layers, `ratios` those of a grid, `seconds` the sum over the stages.
+            `kv_dim` is the largest of all layers, `surface` what the cost over a grid is of
+            (ratios, target, limits), `seconds` the sum over the stages.
         problems: Records that are not among them.
     """
 
@@ -153,7 +155,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "evaluated_on": str(evaluation["dataset"]),
         "evaluated_language": str(evaluation["language"]),
         "rank_budget": str(budget["name"]),
-        "ratios": f"{budget['key_ratios']} x {budget['value_ratios']}" if "key_ratios" in budget else None,
+        "surface": _surface(budget, settings["evaluation"]),
         "ner_key": _share(record["ner"]["key"]),
         "ner_value": _share(record["ner"]["value"]),
         "tokens": tokens,
@@ -171,6 +173,14 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "git_commit": record["git_commit"] or "",
         **{name: _setting(settings, name) for name in SPECTRUM_SETTINGS},
     }
+
+
+def _surface(budget: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str | None:
+    """Say what the mean cost over a grid is of: only costs of the same can be compared."""
+    if "key_ratios" not in budget:
+        return None
+    limits = [f"{name}={evaluation[name]}" for name in _LIMITS if evaluation[name] is not None]
+    return ", ".join([f"{budget['key_ratios']} x {budget['value_ratios']}", *limits])
 
 
 def _with_interval(name: str, found: Mapping[str, Any], column: str = "") -> dict[str, float | None]:

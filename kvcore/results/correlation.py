@@ -41,7 +41,7 @@ class Cell:
         data: Dataset and language.
         converged: Whether its spectra have settled.
         predictors: By (metric, kind): the mean over layers, ranks as shares of kv_dim; `both`: of keys and values.
-        grid: Pairs of a key ratio and a value ratio.
+        surface: What its costs are of.
         costs: By name: (1 + DRAWS,) the cost, and that of draws of the cell's examples with replacement.
     """
 
@@ -52,7 +52,7 @@ class Cell:
         self.converged = bool(cell["converged"])
         tables = {name: cell_table(cell["path"], name, *columns) for name, columns in _COLUMNS.items()}
         self.predictors = _predictors(tables["layers"])
-        self.grid = frozenset(zip(tables["perplexity"]["key_ratio"], tables["perplexity"]["value_ratio"], strict=True))
+        self.surface = str(cell["surface"])
         stream = int(str(cell["id"])[:8], 16)  # draws of one cell tell nothing of those of another
         self.costs = {"nd_ppl": _nd_ppl(tables["perplexity"], tables["likelihoods"], stream)}
         if cell["judged"]:
@@ -109,11 +109,12 @@ def correlate(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         what they are of, a row a cell.
 
     Raises:
-        UserError: Fewer than three cells of a model have a grid, two are of one dataset, or their grids differ.
+        UserError: Fewer than three cells of a model have a grid, two are of one dataset, or their costs were
+                measured in several ways.
     """
     found = [Cell(cell) for _, cell in _one_a_dataset(trusted(cells)).iterrows()]
-    if len({cell.grid for cell in found}) > 1:
-        raise UserError("the grids of these cells differ, so that their mean costs cannot be compared")
+    if len(ways := sorted({cell.surface for cell in found})) > 1:
+        raise UserError(f"costs that were measured in several ways cannot be compared: {'; '.join(ways)}")
     groups = {model: [cell for cell in found if cell.model == model] for model in dict.fromkeys(c.model for c in found)}
     if not any(len(group) >= _FEWEST_CELLS for group in groups.values()):
         raise UserError(f"correlations need {_FEWEST_CELLS} finished cells of one model with rank_budget=grid")

@@ -130,8 +130,9 @@ def _over_ratios(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple
     """Yield perplexity and scores over the grid of each model, means over its datasets and languages."""
     grid = _own_grid(cells)
     for model, group in grid.groupby("model"):
-        if group["ratios"].nunique() > 1:
-            problems.append(Problem(str(group["path"].iloc[0]), f"grids of {model} differ: no mean over them is drawn"))
+        if (ways := group["surface"].unique()).size > 1:
+            reason = f"costs of {model} were measured in several ways, no mean over them is drawn: {'; '.join(ways)}"
+            problems.append(Problem(str(group["path"].iloc[0]), reason))
             continue
         points = _tables(group, "perplexity", problems)
         title = f"perplexity of {model}\ngeometric mean over {len(points)} datasets and languages"
@@ -162,8 +163,9 @@ def _against_ner(cells: pd.DataFrame, problems: list[Problem]) -> Iterator[tuple
         points = _own_grid(cells).rename(columns={f"{column}{end}": f"{cost}{end}" for end in ("", "_low", "_high")})
         points = points[np.isfinite(points[cost])]
         points = points.groupby("model").filter(lambda group: len(group) >= _FEWEST_TO_FIT)
-        if points["ratios"].nunique() > 1:
-            problems.append(Problem(str(points["path"].iloc[0]), f"grids differ: {cost} is not drawn against NER"))
+        if (ways := points["surface"].unique()).size > 1:
+            reason = f"{cost} was measured in several ways, it is not drawn against NER: {'; '.join(ways)}"
+            problems.append(Problem(str(points["path"].iloc[0]), reason))
         elif len(points):
             yield f"{cost}_against_ner", figures.cost_against_ner(points, cost, COSTS[cost])
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from results_example import write_cell
 
@@ -22,6 +23,7 @@ def test_each_record_is_a_row(tmp_path: Path) -> None:
     judged = {"grid_mean_score": 6.5, "grid_mean_score_interval": [5, 8]}
     write_cell(tmp_path, "b", "general", "english", perplexity=perplexity, judged=judged, tokens=200)
     settings = {"capture": {"point": "rotary"}, "rank_budget": {"key_ratios": [1.0, 0.5], "value_ratios": [1.0]}}
+    settings |= {"evaluation": {"target": "response", "max_tokens": 500}}
     write_cell(tmp_path, "a", "questions", "german", settings=settings, ner={"key": 0.1, "value": 0.2})
     (tmp_path / "runs" / "b" / "general-english" / "unfinished").mkdir(parents=True)
     cells, problems = collect(tmp_path)
@@ -29,7 +31,9 @@ def test_each_record_is_a_row(tmp_path: Path) -> None:
     assert list(cells.columns) == CELL_COLUMNS
     german, english = (row for _, row in cells.iterrows())
     assert [german[name] for name in ("model", "language", "ner_key", "ner_value")] == ["a", "german", 0.1, 0.2]
-    assert [german["capture.point"], german["ratios"], german["kv_dim"]] == ["rotary", "[1.0, 0.5] x [1.0]", 16]
+    assert [german["capture.point"], german["kv_dim"]] == ["rotary", 16]
+    assert german["surface"] == "[1.0, 0.5] x [1.0], target=response, max_tokens=500"
+    assert pd.isna(english["surface"])
     assert [english[f"perplexity{end}"] for end in ("", "_low", "_high")] == [12.5, 10, 15]
     assert [english[f"grid_mean_score{end}"] for end in ("", "_low", "_high")] == [6.5, 5, 8]
     assert math.isinf(english["grid_mean_nd_ppl"])

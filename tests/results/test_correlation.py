@@ -27,6 +27,9 @@ def layers(generator: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+RESPONSES = {"rank_budget": {"key_ratios": [1.0], "value_ratios": [1.0]}, "evaluation": {"target": "response"}}
+
+
 def write_grid(root: Path, count: int, model: str = "m") -> dict[str, list[float]]:
     """Write cells with random spectra and costs, and return what is to be correlated."""
     generator = np.random.default_rng(count)
@@ -112,8 +115,10 @@ def test_cells_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         correlate(collect(tmp_path / "twice").cells)
     write_grid(tmp_path / "grids", 3)
     tables = {"layers": layers(np.random.default_rng(9))} | cost_tables("grid", dict(list(nll.items())[:2]), [2, 3, 5])
-    write_cell(tmp_path / "grids", "m", "d9", tables=tables, id="ff")
-    with pytest.raises(UserError, match="the grids of these cells differ"):
+    write_cell(tmp_path / "grids", "m", "d9", tables=tables, id="ff", settings=RESPONSES)
+    with pytest.raises(
+        UserError, match="costs that were measured in several ways cannot be compared: .*target=response"
+    ):
         correlate(collect(tmp_path / "grids").cells)
     write_grid(tmp_path / "gates", 3)
     write_cell(tmp_path / "gates", "m", "d9", tables=tables, id="ff", status="untrusted")

@@ -95,11 +95,11 @@ function showCost(body, parameters) {
   if (!all.length) return body.append(nothing(page.reasons.cost));
   const costs = COSTS.filter(([name]) => all.some((row) => row.cost === name));
   const cost = chosen(parameters, "cost", costs);
-  const grids = asOptions(unique(all.filter((row) => row.cost === cost).map((row) => row.ratios)));
+  const grids = asOptions(unique(all.filter((row) => row.cost === cost).map((row) => row.surface)));
   const grid = chosen(parameters, "grid", grids);
   body.append(controls("cost", { cost, grid }, select("Cost", "cost", costs, cost), select("Key x value rank ratios", "grid", grids, grid)));
-  const points = all.filter((row) => row.cost === cost && row.ratios === grid);
-  const fits = rowsOf(page.tables.fits).filter((row) => row.cost === cost && row.ratios === grid);
+  const points = all.filter((row) => row.cost === cost && row.surface === grid);
+  const fits = rowsOf(page.tables.fits).filter((row) => row.cost === cost && row.surface === grid);
   const title = costs.find(([name]) => name === cost)[1];
   figure(body, `${title}, against NER; lines: least squares, bands: 95 % confidence of the mean, bars: 95 % over examples`,
     (node, text) => costAgainstNer(node, points, fits, title, text), points, `cost-${cost}`);

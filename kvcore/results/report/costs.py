@@ -13,7 +13,7 @@ COSTS = {"nd_ppl": "grid_mean_nd_ppl", "gpt_score": "grid_mean_score"}
 _FEWEST_POINTS = 3
 _LEVEL = 0.95
 _STEPS = 40
-_SHOWN = ["id", "model", "dataset", "language", "ratios", "converged", "ner_key", "ner_value"]
+_SHOWN = ["id", "model", "dataset", "language", "surface", "converged", "ner_key", "ner_value"]
 
 
 def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
@@ -25,14 +25,14 @@ def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
         cells: From `kvcore.results.collection.collect`.
 
     Returns:
-        Columns: id, model, dataset, language, ratios (of the grid), converged, ner_key, ner_value, cost (`nd_ppl` or
+        Columns: id, model, dataset, language, surface (see `collect`), converged, ner_key, ner_value, cost (`nd_ppl` or
         `gpt_score`), and `measured` with the ends `low` and `high` of its 95 % interval over examples.
     """
     parts, own = [], trusted(cells)[on_own_data(trusted(cells))]
     for cost, name in COSTS.items():
         names = {name: "measured", f"{name}_low": "low", f"{name}_high": "high"}
-        grids = own.dropna(subset=["ratios", name]).sort_values("judged", ascending=False, kind="stable")
-        grids = grids.drop_duplicates(["model", "spectrum_id", "ratios"]).sort_index()
+        grids = own.dropna(subset=["surface", name]).sort_values("judged", ascending=False, kind="stable")
+        grids = grids.drop_duplicates(["model", "spectrum_id", "surface"]).sort_index()
         parts.append(grids[[*_SHOWN, *names]].rename(columns=names).assign(cost=cost))
     return pd.concat(parts, ignore_index=True)
 
@@ -41,17 +41,17 @@ def fitted_lines(points: pd.DataFrame) -> pd.DataFrame:
     """Fit a straight line of every cost over NER, for each model, kind and grid with three points or more.
 
     Returns:
-        Columns: model, ratios, cost, kind, cells, pearson, p_value, and along the line `ner`, `fit` and the ends `low`
+        Columns: model, surface, cost, kind, cells, pearson, p_value, and along the line `ner`, `fit` and the ends `low`
         and `high` of the 95 % confidence band of the mean, by Student's t.
     """
-    names = ["model", "ratios", "cost", "kind", "cells", "pearson", "p_value", "ner", "fit", "low", "high"]
+    names = ["model", "surface", "cost", "kind", "cells", "pearson", "p_value", "ner", "fit", "low", "high"]
     parts = [pd.DataFrame(columns=names)]
-    for (model, ratios, cost), group in points.groupby(["model", "ratios", "cost"], sort=False):
+    for (model, surface, cost), group in points.groupby(["model", "surface", "cost"], sort=False):
         for kind in ("key", "value"):
             x, y = (group[name].to_numpy(dtype=np.float64) for name in (f"ner_{kind}", "measured"))
             x, y = x[np.isfinite(y)], y[np.isfinite(y)]
             if len(x) >= _FEWEST_POINTS and np.ptp(x) > 0 and np.ptp(y) > 0:
-                named = {"model": str(model), "ratios": str(ratios), "cost": str(cost), "kind": kind, "cells": len(x)}
+                named = {"model": str(model), "surface": str(surface), "cost": str(cost), "kind": kind, "cells": len(x)}
                 parts.append(_line(x, y).assign(**named)[names])
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
