@@ -255,8 +255,10 @@ def test_what_is_not_finite_breaks_no_view(opened: Opened, tmp_path: Path) -> No
         points.to_parquet(path.with_name("perplexity.parquet"))
     page = opened.open(write_report(make_publication(collect(tmp_path)), tmp_path / "index.html").path)
     go(page, "transfer")
-    rows_of = "document.querySelector('section:not([hidden]) .js-plotly-plot').data[0].y"
-    assert page.evaluate(rows_of) == ["d0", "d1", "d2*"]
+    plot = "document.querySelector('section:not([hidden]) .js-plotly-plot')"
+    assert page.evaluate(f"{plot}.data[0].y") == ["d0", "d1", "d2*"]
+    framed = page.evaluate(f"{plot}.layout.shapes.map((shape) => [shape.x0 + shape.x1, shape.y0 + shape.y1])")
+    assert framed == [[0, 0], [2, 2], [4, 4]]
     for view in ("compare?a=a0&b=a1", "cost"):
         go(page, view)
         expect(page.locator("section:visible .js-plotly-plot").first).to_be_visible()

@@ -167,8 +167,8 @@ function showTransfer(body, parameters) {
   const matrix = chosen(parameters, "matrix", options);
   body.append(controls("transfer", { matrix }, select("Model and budget", "matrix", options, matrix)));
   const rows = all.filter((row) => keyOf(row) === matrix);
-  const placed = rows.map((row) => ({ x: row.evaluated, y: row.basis + (row.converged ? "" : "*"), value: row.delta_nll, text: finite(row.delta_nll)?.toFixed(3) ?? "" }));
-  figure(body, `Delta NLL (nats per token) on a dataset (across) with bases and ranks of another (down), ${matrix}`, (node, text) => heatmap(node, placed, {
+  const placed = rows.map((row) => ({ x: row.evaluated, y: row.basis + (row.converged ? "" : "*"), value: row.delta_nll, text: finite(row.delta_nll)?.toFixed(3) ?? "", framed: row.basis === row.evaluated }));
+  figure(body, `Delta NLL (nats per token) on a dataset (across) with bases and ranks of another (down; framed: its own), ${matrix}`, (node, text) => heatmap(node, placed, {
     title: "Delta NLL (nats per token)", xTitle: "evaluated on", yTitle: "bases and ranks from",
     hover: "bases of %{y}<br>evaluated on %{x}<br>delta NLL %{z:.4f}<extra></extra>",
   }, text), rows, "transfer");

@@ -109,7 +109,7 @@ function resolved(color) { // Plotly knows rgb alone
   return `rgb(${[...context.getImageData(0, 0, 1, 1).data].slice(0, 3).join(",")})`;
 }
 
-// Cells of a matrix: rows of { x, y, value, text }, in the order in which they come.
+// Cells of a matrix: rows of { x, y, value, text, framed }, in the order in which they come.
 function heatmap(node, rows, { title, xTitle, yTitle, range = null, scale = "Cividis", reversed = true, hover }, description) {
   const across = unique(rows.map((row) => row.x)), down = unique(rows.map((row) => row.y));
   const at = new Map(rows.map((row) => [`${row.y}\n${row.x}`, row]));
@@ -117,6 +117,7 @@ function heatmap(node, rows, { title, xTitle, yTitle, range = null, scale = "Civ
   const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
   node.style.minWidth = `${3 + 0.45 * Math.max(...down.map((y) => String(y).length)) + 2.8 * across.length}rem`; // numbers fit; the figure scrolls
   node.style.maxWidth = `${Math.max(40, 18 + 5 * across.length)}rem`;
+  const frames = rows.filter((row) => row.framed).map((row) => [across.indexOf(row.x), down.indexOf(row.y)]);
   draw(node, [{
     type: "heatmap", x: across.map(plain), y: down.map(plain), z: matrix((row) => row.value ?? null),
     text: matrix((row) => plain(row.text ?? "")), texttemplate: "%{text}", textfont: { size: size * (across.length > 7 ? 0.62 : 0.78) },
@@ -125,6 +126,7 @@ function heatmap(node, rows, { title, xTitle, yTitle, range = null, scale = "Civ
     showscale: !isNarrow(), colorbar: { title: { text: title, side: "right" }, thickness: 14, outlinewidth: 0 },
   }], {
     height: size * Math.max(24, 10 + 2.8 * down.length),
+    shapes: frames.map(([x, y]) => ({ type: "rect", x0: x - 0.5, x1: x + 0.5, y0: y - 0.5, y1: y + 0.5, line: { color: style("--text"), width: 2 } })),
     xaxis: axis(xTitle, { type: "category", showgrid: false, tickangle: across.some((x) => String(x).length > 6) ? -40 : 0 }),
     yaxis: axis(yTitle, { type: "category", showgrid: false, autorange: "reversed" }),
   }, description);
