@@ -205,8 +205,10 @@ def _share(value: float) -> float:
 def _refuse_half_characters(row: Mapping[str, Any]) -> None:
     """Raise a ValueError where a text cannot be written into a file: JSON can hold half of a surrogate pair."""
     for name, value in row.items():
-        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ValueError(f"has {name} = {value!a}, which is not text")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"has {name} = {value!a}, which is not text") from error
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str | None:

@@ -4,7 +4,7 @@ A finding rests on trusted and converged cells alone. Its intervals and p values
 over models where the claim is about models. A p value is that of the claim: one-sided.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,9 +148,9 @@ def _kv_capacity(cells: pd.DataFrame) -> _Answer:
     shared = _with_all_models(spectra)
     _require(len(shared) > 0, "no dataset was measured with all models")
     parts, statistics, supported = [], dict[str, float](), True
-    for kind in KINDS:
-        ner = shared.groupby("model")[f"ner_{kind}"].mean()
-        rho, p = _spearman_and_p([(models.reindex(ner.index), -ner)])
+    means = -shared.groupby("model")[[f"ner_{kind}" for kind in KINDS]].mean()
+    correlations = _spearman_and_p([[means[name]] for name in means], [models.reindex(means.index)])
+    for kind, (rho, p) in zip(KINDS, correlations, strict=True):
         supported &= p <= _SIGNIFICANT
         parts.append(f"of {kind}s {-rho:.2f} (one-sided p = {p:.2g})")
         statistics |= {f"{kind}_spearman": -rho, f"{kind}_p": p}
@@ -194,9 +194,12 @@ def _cost(cells: pd.DataFrame) -> _Answer:
     _require(grid["surface"].nunique() == 1, "cost was measured in several ways: other ratios, targets or limits")
     both = grid.assign(ner_both=(grid["ner_key"] + grid["ner_value"]) / 2)
     parts, statistics = [], dict[str, float](cells=len(grid))
-    for name, said in (("both", "keys and values together"), ("key", "keys"), ("value", "values")):
-        models = both.groupby("model")
-        rho, p = _spearman_and_p([(group[f"ner_{name}"], group["grid_mean_nd_ppl"]) for _, group in models])
+    models = [group for _, group in both.groupby("model")]
+    names = {"both": "keys and values together", "key": "keys", "value": "values"}
+    correlations = _spearman_and_p(
+        [[group[f"ner_{name}"] for group in models] for name in names], [group["grid_mean_nd_ppl"] for group in models]
+    )
+    for (name, said), (rho, p) in zip(names.items(), correlations, strict=True):
         parts.append(f"of {said} {rho:.2f} (one-sided p = {p:.2g})")
         statistics |= {f"{name}_spearman": rho, f"{name}_p": p}
     found = ", ".join(parts)
@@ -206,21 +209,28 @@ def _cost(cells: pd.DataFrame) -> _Answer:
     return said, statistics["both_p"] <= _SIGNIFICANT, statistics
 
 
-def _spearman_and_p(groups: list[tuple[ArrayLike, ArrayLike]]) -> tuple[float, float]:
-    """Return Spearman's correlation within groups, and the p value of one this large by chance.
+def _spearman_and_p(
+    predictors: Sequence[Sequence[ArrayLike]], predicted: Sequence[ArrayLike]
+) -> list[tuple[float, float]]:
+    """Return Spearman's correlation within groups for each predictor, and the p value of one this large by chance.
 
-    Chance: one side is permuted within each group.
+    Chance: what is predicted is permuted within each group, for all predictors alike.
+
+    Args:
+        predictors: Of each, the values of every group.
+        predicted: The values of every group.
     """
-    x, y = ([_centred_ranks(group[side]) for group in groups] for side in (0, 1))
-    norm = float(np.sqrt(sum(part @ part for part in x) * sum(part @ part for part in y)))
-    _require(norm > 0, "all cells have the same NER, or the same of what it is correlated with")
+    y = [_centred_ranks(group) for group in predicted]
+    x = [np.stack([_centred_ranks(group) for group in groups]) for groups in zip(*predictors, strict=True)]
+    norms = np.sqrt(sum(np.square(part).sum(1) for part in x) * sum(part @ part for part in y))
+    _require(norms.all(), "all cells have the same NER, or the same of what it is correlated with")
     draws = np.random.default_rng(_SEED)
-    found = sum(float(one @ other) for one, other in zip(x, y, strict=True))
+    found = sum(of @ part for of, part in zip(x, y, strict=True))
     by_chance = sum(
-        draws.permuted(np.tile(one, (_PERMUTATIONS, 1)), axis=1) @ other for one, other in zip(x, y, strict=True)
+        draws.permuted(np.tile(part, (_PERMUTATIONS, 1)), axis=1) @ of.T for of, part in zip(x, y, strict=True)
     )
-    as_large = np.sum(by_chance >= found - 1e-9 * norm)
-    return found / norm, float((1 + as_large) / (1 + _PERMUTATIONS))
+    as_large = np.sum(by_chance >= found - 1e-9 * norms, axis=0)
+    return list(zip((found / norms).tolist(), ((1 + as_large) / (1 + _PERMUTATIONS)).tolist(), strict=True))
 
 
 def _centred_ranks(values: ArrayLike) -> Samples:
