@@ -68,7 +68,7 @@ def run_grid(arguments: Sequence[str]) -> None:
         cells = grid_from(arguments, CONFIGURATION)
     grid = freeze(cells)
     if processes().is_first:
-        grid = launched(grid, launch_of(arguments, CONFIGURATION).rerun)
+        launched(grid, launch_of(arguments, CONFIGURATION).rerun)
     processes().wait()  # and no sooner: a launch forgets the failures by which another would choose
     grid = read_frozen(grid.path)
     if grid.to_run:

@@ -6,9 +6,7 @@ The cells come from experiments/run.py experiment=transfer, which draws them as 
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from kvcore.command_line import clear_errors, collected_cells
+from kvcore.command_line import clear_errors, show_transfers
 
 
 def main() -> None:
@@ -17,16 +15,7 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", default="outputs/transfer", type=Path, help="an output_root")
     outputs = parser.parse_args().outputs
     with clear_errors():
-        from kvcore.cell import writing_to
-        from kvcore.results.printing.grid import print_transfers
-        from kvcore.results.transfer import draw_transfers, transfers
-
-        cells = collected_cells(outputs)
-        print_transfers(Console(), transfers(cells))
-        with writing_to(str(outputs)):
-            paths = draw_transfers(cells, outputs / "transfer")
-        for path in paths:
-            print(path)
+        show_transfers(outputs)
 
 
 if __name__ == "__main__":

@@ -126,20 +126,31 @@ def collected_cells(outputs: Path) -> "pd.DataFrame":
     return cells
 
 
+def show_transfers(outputs: Path) -> None:
+    """Print the transfer matrices of the cells under a folder, and draw them.
+
+    Raises:
+        UserError: There is none, or the folder cannot be written to.
+    """
+    from kvcore.cell import writing_to
+    from kvcore.results.printing.grid import print_transfers
+    from kvcore.results.transfer import draw_transfers, transfers
+
+    matrices = list(transfers(collected_cells(outputs)))
+    print_transfers(Console(), matrices)
+    with writing_to(str(outputs)):
+        paths = draw_transfers(matrices, outputs / "transfer")
+    for path in paths:
+        print(path)  # noqa: T201 - what the command was run for
+
+
 class DrawTransfers(Callback):
     """Draws the transfer matrices when all their cells are done; named in conf/experiment/transfer.yaml."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own signature
         """Print and draw what is there."""
-        from kvcore.results.printing.grid import print_transfers
-        from kvcore.results.transfer import draw_transfers, transfers
-
-        outputs = Path(str(config.output_root)).expanduser()
         try:
-            cells = collected_cells(outputs)
-            print_transfers(Console(), transfers(cells))
-            for path in draw_transfers(cells, outputs / "transfer"):
-                print(path)  # noqa: T201 - what the command was run for
+            show_transfers(Path(str(config.output_root)).expanduser())
         except UserError as error:  # such as: no cell is finished; how the grid ended is still to be said
             print(error, file=sys.stderr)  # noqa: T201
 

@@ -1,6 +1,6 @@
 """The transfer matrix: what it costs to compress one dataset's cache with the bases and ranks of another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,11 +73,11 @@ def transfers(cells: pd.DataFrame) -> Iterator[Transfer]:
         yield Transfer(str(model), str(asked), matrix.reindex(index=names, columns=names), unsettled)
 
 
-def draw_transfers(cells: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write every transfer matrix as a figure and as CSV, and return the paths."""
+def draw_transfers(matrices: Iterable[Transfer], folder: Path) -> list[Path]:
+    """Write transfer matrices as figures and as CSV, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for transfer in transfers(cells):
+    for transfer in matrices:
         name = f"{transfer.model}-{transfer.asked}".replace(" ", "_").replace(",", "")
         table = folder / f"{name}.csv"
         transfer.delta_nll.to_csv(table)

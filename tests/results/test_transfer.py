@@ -28,7 +28,7 @@ def test_rows_are_bases_and_columns_what_was_evaluated(tmp_path: Path) -> None:
     assert list(matrix.index) == list(matrix.columns) == ["a", "b"]
     assert math.isnan(matrix.loc["a", "a"])
     assert [matrix.loc[pair] for pair in (("a", "b"), ("b", "a"), ("b", "b"))] == pytest.approx([0.4, 0.2, 0.1])
-    paths = draw_transfers(collect(tmp_path).cells, tmp_path / "drawn")
+    paths = draw_transfers([transfer], tmp_path / "drawn")
     assert [path.name for path in paths] == [f"m-waterfill_0.5.{ending}" for ending in ("csv", "png", "pdf")]
     assert pd.read_csv(paths[0], index_col=0).loc["b", "a"] == pytest.approx(0.2)
 

@@ -28,7 +28,8 @@ def cost_points(cells: pd.DataFrame) -> pd.DataFrame:
         Columns: id, model, dataset, language, surface (see `collect`), converged, ner_key, ner_value, cost (`nd_ppl` or
         `gpt_score`), and `measured` with the ends `low` and `high` of its 95 % interval over examples.
     """
-    parts, own = [], trusted(cells)[on_own_data(trusted(cells))]
+    cells = trusted(cells)
+    parts, own = [], cells[on_own_data(cells)]
     for cost, name in COSTS.items():
         names = {name: "measured", f"{name}_low": "low", f"{name}_high": "high"}
         grids = own.dropna(subset=["surface", name]).sort_values("judged", ascending=False, kind="stable")
